@@ -1,0 +1,274 @@
+"""Tasks from a file of rows: JSONL or parquet, in TRL's, verl's or GSM8K's form.
+
+Every row is read and checked before anything starts; what is wrong with one is said with its file,
+line and field. TRL: `prompt` (text or messages) and further columns. verl: `prompt` (messages),
+`reward_model.ground_truth`, `extra_info`. GSM8K: `question`, `answer` ending in `#### n`.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rl.types import ConjointError, Message, Task
+
+Validate = Callable[[str, Any], None]
+"""`(kind, reference)`; raises ConjointError or ValueError where no answer could be graded by it."""
+
+NEEDS_REFERENCE = frozenset(("math", "code", "instruction", "logic"))
+"""Task kinds that a verifier grades: a row without a reference is refused."""
+
+_REFERENCES = ("reference", "ground_truth", "answer", "solution")
+"""TRL's columns that hold the reference, the first present one counts; others become meta."""
+
+_ROLES = ("system", "user", "assistant")
+_FORMS = (
+    "expected TRL's form (prompt, answer), verl's (prompt, reward_model.ground_truth) or GSM8K's "
+    "(question, answer)"
+)
+
+
+class _BadRow(Exception):
+    """What is wrong with a row; the reader adds the file and the line."""
+
+
+class DatasetSource:
+    """The rows of one file as tasks of one kind. A `Source`: pure in the index.
+
+    `suffix` is added to every prompt, so that a small model is told how to finish. Raises
+    ConjointError for a file or row that cannot be used.
+    """
+
+    shuffle = True
+    """Rows have an order of their own: the mixture draws them reshuffled every epoch."""
+
+    def __init__(
+        self, path: str | Path, kind: str, *, suffix: str = "", validate: Validate | None = None
+    ) -> None:
+        self.path = Path(path)
+        self.kind = kind
+        where, rows = _open(self.path)
+        self._tasks: list[Task] = []
+        for number, row in rows:
+            try:
+                self._tasks.append(_to_task(row, kind, suffix, validate))
+            except _BadRow as error:
+                raise ConjointError(f"{self.path} {where} {number}: {error}.") from error
+        if not self._tasks:
+            raise ConjointError(f"{self.path} holds no rows; {_FORMS}.")
+        self.fingerprint = fingerprint(self._tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def task(self, index: int) -> Task:
+        return self._tasks[index]
+
+
+class RowSubset:
+    """Some rows of a source, as a source; see `split_rows` of envs/mixture.py."""
+
+    shuffle = True
+
+    def __init__(self, kind: str, tasks: Sequence[Task]) -> None:
+        self.kind = kind
+        self._tasks = list(tasks)
+        self.fingerprint = fingerprint(self._tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def task(self, index: int) -> Task:
+        return self._tasks[index]
+
+
+def fingerprint(tasks: Sequence[Task]) -> str:
+    """A hash of the tasks and their order: a resumed run must find the same rows."""
+    return hashlib.sha256("\n".join(task.id for task in tasks).encode()).hexdigest()[:16]
+
+
+# Reading: (line or row number from 1, row).
+
+
+def _open(path: Path) -> tuple[str, Iterator[tuple[int, dict[str, Any]]]]:
+    """("line" or "row", the rows). Raises ConjointError where the file is not one of the kinds."""
+    if not path.exists():
+        raise ConjointError(f"there is no file {path}; give a .jsonl or .parquet file of rows.")
+    if not path.is_file():
+        raise ConjointError(f"{path} is a folder; give one .jsonl or .parquet file of rows.")
+    readers = {".jsonl": ("line", _read_jsonl), ".parquet": ("row", _read_parquet)}
+    if path.suffix.lower() not in readers:
+        raise ConjointError(f"{path} has the ending '{path.suffix}'; expected .jsonl or .parquet.")
+    where, read = readers[path.suffix.lower()]
+    return where, read(path)
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConjointError(f"{path} cannot be read: {error.strerror}.") from error
+    for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if not raw.strip():
+            continue
+        try:
+            row = json.loads(raw.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise ConjointError(
+                f"{path} line {number}: byte {error.start + 1} is not UTF-8; save it as UTF-8."
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise ConjointError(
+                f"{path} line {number}: invalid JSON ({_json_problem(error)}); expected one object "
+                "a line."
+            ) from error
+        if not isinstance(row, dict):
+            raise ConjointError(
+                f"{path} line {number}: {_type(row)} instead of a JSON object; {_FORMS}."
+            )
+        yield number, row
+
+
+def _json_problem(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error).split(";")[0]
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ConjointError(f"{path} is not a readable parquet file: {reason}.") from error
+
+
+# One row -> one task.
+
+
+def _to_task(row: dict[str, Any], kind: str, suffix: str, validate: Validate | None) -> Task:
+    if row.get("reward_model") is not None:
+        prompt, reference, field, meta = _verl(row)
+    elif row.get("prompt") is not None:
+        prompt, reference, field, meta = _trl(row)
+    elif row.get("question") is not None:
+        prompt, reference, field, meta = _gsm8k(row, kind)
+    else:
+        missing = "question" if "question" in row else "prompt"
+        problem = "null" if missing in row else "missing"
+        raise _BadRow(f"field '{missing}' is {problem}; {_FORMS}")
+    _check_reference(kind, reference, field, validate)
+    messages = _suffixed(prompt, suffix)
+    try:
+        return Task.make(kind, messages, reference, meta)
+    except UnicodeEncodeError as error:
+        raise _BadRow("the prompt holds an unpaired surrogate, which is not text") from error
+
+
+def _trl(row: dict[str, Any]) -> tuple[list[Message], Any, str, dict[str, Any]]:
+    field = next((name for name in _REFERENCES if row.get(name) is not None), "answer")
+    meta = {k: v for k, v in row.items() if k not in ("prompt", field)}
+    if isinstance(row["prompt"], list):
+        meta["conversational"] = True
+    return _messages(row["prompt"], "prompt"), row.get(field), field, meta
+
+
+def _verl(row: dict[str, Any]) -> tuple[list[Message], Any, str, dict[str, Any]]:
+    model, field = row["reward_model"], "reward_model.ground_truth"
+    if not isinstance(model, Mapping):
+        raise _BadRow(f"field 'reward_model' is {_type(model)}; expected an object")
+    if model.get("ground_truth") is None:
+        raise _BadRow(f"field '{field}' is missing; expected what a verifier compares with")
+    if row.get("prompt") is None:
+        raise _BadRow(f"field 'prompt' is missing; {_FORMS}")
+    extra = row.get("extra_info")
+    if extra is not None and not isinstance(extra, Mapping):
+        raise _BadRow(f"field 'extra_info' is {_type(extra)}; expected an object")
+    rest = {k: v for k, v in row.items() if k not in ("prompt", "reward_model", "extra_info")}
+    meta = {**rest, **(extra or {})}
+    if isinstance(row["prompt"], list):
+        meta["conversational"] = True
+    return _messages(row["prompt"], "prompt"), model["ground_truth"], field, meta
+
+
+def _gsm8k(row: dict[str, Any], kind: str) -> tuple[list[Message], Any, str, dict[str, Any]]:
+    answer = row.get("answer")
+    meta = {k: v for k, v in row.items() if k not in ("question", "answer")}
+    if kind == "math":
+        if not isinstance(answer, str):
+            raise _BadRow(f"field 'answer' is {_type(answer)}; expected text ending in '#### n'")
+        _, marker, answer = answer.rpartition("####")
+        answer = answer.strip()
+        if not marker or not answer or "\n" in answer:
+            raise _BadRow(
+                "field 'answer' does not end in a line '#### n'; expected GSM8K's form, or name "
+                "the question 'prompt' where 'answer' is the bare result"
+            )
+    return _messages(row["question"], "question"), answer, "answer", meta
+
+
+def _messages(value: Any, field: str) -> list[Message]:
+    """The prompt as messages that end with the user's."""
+    if isinstance(value, str):
+        if not value.strip():
+            raise _BadRow(f"field '{field}' is empty; expected text")
+        return [Message(role="user", content=value)]
+    if not isinstance(value, list) or not value:
+        what = "an empty list" if value == [] else _type(value)
+        raise _BadRow(f"field '{field}' is {what}; expected text or a list of messages")
+    messages = []
+    for place, message in enumerate(value):
+        where = f"{field}[{place}]"
+        if not isinstance(message, Mapping):
+            raise _BadRow(f"field '{where}' is {_type(message)}; expected role and content")
+        role, content = message.get("role"), message.get("content")
+        if role not in list(_ROLES):
+            raise _BadRow(f"field '{where}.role' is {role!r}; expected one of {', '.join(_ROLES)}")
+        if not isinstance(content, str) or not content.strip():
+            what = "empty" if isinstance(content, str) else _type(content)
+            raise _BadRow(f"field '{where}.content' is {what}; expected text")
+        messages.append(Message(role=role, content=content))
+    if messages[-1]["role"] != "user":
+        raise _BadRow(f"field '{field}' ends with a message of role {role!r}; expected user")
+    return messages
+
+
+def _suffixed(messages: list[Message], suffix: str) -> list[Message]:
+    if not suffix:
+        return messages
+    last = messages[-1]
+    return [*messages[:-1], Message(role=last["role"], content=f"{last['content']}\n{suffix}")]
+
+
+def _check_reference(kind: str, reference: Any, field: str, validate: Validate | None) -> None:
+    if kind not in NEEDS_REFERENCE:
+        return
+    if reference is None:
+        raise _BadRow(f"field '{field}' is missing; kind '{kind}' needs a reference to verify by")
+    if isinstance(reference, float) and not math.isfinite(reference):
+        raise _BadRow(f"field '{field}' is {reference}, which no answer can equal")
+    if isinstance(reference, (str, list, dict)) and not (
+        reference.strip() if isinstance(reference, str) else reference
+    ):
+        raise _BadRow(f"field '{field}' is empty; kind '{kind}' needs a reference to verify by")
+    if validate is not None:
+        try:
+            validate(kind, reference)
+        except (ConjointError, ValueError) as error:
+            raise _BadRow(f"field '{field}': {str(error).rstrip('.')}") from error
+
+
+def _type(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
+    names |= {int: "a number", float: "a number", type(None): "null"}
+    return names.get(type(value), type(value).__name__)

@@ -1,0 +1,117 @@
+"""Combinators: a plain check lifted to a group, and several rewards weighted into one.
+
+Both keep the contract of `rewards/base.py` whatever the parts do: one score a trajectory, values in
+[0, 1], and anything our side broke is `infra_error` for exactly the trajectories it touched.
+"""
+
+import asyncio
+import inspect
+import math
+from collections.abc import Sequence
+
+from rewards.base import Check, RewardContext, RewardFn
+from rewards.worker import describe
+from rl.types import ConjointError, Group, Outcome, Score, StopRun, Task
+
+
+def each(name: str, check: Check) -> RewardFn:
+    """A reward that runs `check(task, response)`, plain or async, on every trajectory by itself.
+
+    A check that raises, or that returns something that is not a score, masks its own trajectory
+    only. Truncated answers are checked like the others: their penalty is the budget's business.
+    """
+
+    async def reward(group: Group, context: RewardContext) -> list[Score]:
+        return list(
+            await asyncio.gather(
+                *(_checked(name, check, group.task, t.response) for t in group.trajectories)
+            )
+        )
+
+    return reward
+
+
+def weighted(name: str, parts: Sequence[tuple[RewardFn, float]]) -> RewardFn:
+    """The mean of several rewards by weight, as one score whose reasons name every part.
+
+    A trajectory that any part could not score is `infra_error`: the mean over the parts that
+    happened to work would be another reward. Raises ConjointError on unusable weights.
+    """
+    if not parts:
+        raise ConjointError(f"reward '{name}' has no parts; name at least one with its weight.")
+    for index, (_, weight) in enumerate(parts):
+        if not math.isfinite(weight) or weight <= 0:
+            raise ConjointError(
+                f"reward '{name}': weight {weight} of part {index + 1} must be a number above 0; "
+                "leave the part out to turn it off."
+            )
+    total = math.fsum(weight for _, weight in parts)
+    shares = [weight / total for _, weight in parts]
+
+    async def reward(group: Group, context: RewardContext) -> list[Score]:
+        columns = await asyncio.gather(*(guarded(name, fn, group, context) for fn, _ in parts))
+        return [_blend(name, row, shares) for row in zip(*columns, strict=True)]
+
+    return reward
+
+
+async def guarded(name: str, fn: RewardFn, group: Group, context: RewardContext) -> list[Score]:
+    """The scores of `fn`, or `infra_error` for the whole group if it raises or miscounts.
+
+    A stop rule (StopRun) is no failure of one group: it goes through.
+    """
+    try:
+        scores = await fn(group, context)
+    except StopRun:
+        raise
+    except Exception as error:
+        return [Score.infra_error(name, f"the reward raised {describe(error)}")] * len(
+            group.trajectories
+        )
+    if len(scores) != len(group.trajectories):
+        reason = f"the reward gave {len(scores)} scores for {len(group.trajectories)} answers"
+        return [Score.infra_error(name, reason)] * len(group.trajectories)
+    return [_sound(name, score) for score in scores]
+
+
+async def _checked(name: str, check: Check, task: Task, response: str) -> Score:
+    try:
+        result = check(task, response)
+        score = await result if inspect.isawaitable(result) else result
+    except StopRun:
+        raise
+    except Exception as error:
+        return Score.infra_error(name, f"the check raised {describe(error)}")
+    return _sound(name, score)
+
+
+def _sound(name: str, score: object) -> Score:
+    """The score itself if it keeps the contract, else an `infra_error` that says why not."""
+    if not isinstance(score, Score):
+        return Score.infra_error(name, f"the check returned {type(score).__name__}, not a Score")
+    if score.value is None:
+        if score.outcome is Outcome.INFRA_ERROR:
+            return score
+        return Score.infra_error(name, "the check returned a score without a value")
+    number = isinstance(score.value, (int, float))
+    if score.outcome is Outcome.INFRA_ERROR or not number or not 0.0 <= score.value <= 1.0:
+        reason = f"the check returned {score.value} as {score.outcome}, expected 0 to 1"
+        return Score.infra_error(name, reason, *score.reasons)
+    return score
+
+
+def _blend(name: str, row: Sequence[Score], shares: Sequence[float]) -> Score:
+    reasons = tuple(
+        f"{s.name} {'not scored' if s.value is None else format(s.value, 'g')}"
+        + (f": {'; '.join(s.reasons)}" if s.reasons else "")
+        for s in row
+    )
+    value = 0.0
+    for score, share in zip(row, shares, strict=True):
+        if score.value is None:
+            return Score.infra_error(name, *reasons)
+        value += score.value * share
+    if all(score.value == 1.0 for score in row):
+        return Score(name, 1.0, Outcome.PASS, reasons)
+    broken = (s.outcome for s in row if s.outcome in (Outcome.TIMEOUT, Outcome.ERROR))
+    return Score(name, min(value, 1.0), next(broken, Outcome.FAIL), reasons)

@@ -1,0 +1,268 @@
+"""The policy as pairwise judge: guards, both orders, win rates, and the judge's own health metrics.
+
+What is decided without the judge cannot be talked away: an empty answer or one that breaks a
+prescriptive rubric loses, equal answers tie. Everything else is asked in both orders, and a
+preference that does not survive the swap is a tie.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rewards.base import RewardContext, RewardFn
+from rewards.judge_prompt import TEMPLATES, Verdict, judge_messages, parse_verdict
+from rewards.pairs import PairVerdict, choose_pairs, grade, without_judge
+from rewards.rubrics import Rubric
+from rl.types import (
+    ConjointError,
+    Group,
+    Outcome,
+    Score,
+    Status,
+    StopRun,
+    Task,
+    Trajectory,
+    derive_seed,
+)
+
+SCORE_NAME = "rubric"
+_SWAP = {"A": "B", "B": "A", "tie": "tie"}
+_POINTS = {"A": (1.0, 0.0), "B": (0.0, 1.0), "tie": (0.5, 0.5)}
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeConfig:
+    """How the judge is asked.
+
+    `pairs_per_answer` 0 compares every pair of a group (round robin); N compares each answer with N
+    others. `max_answer_chars` bounds the part of each answer that is quoted.
+    """
+
+    template: str = "full"
+    pairs_per_answer: int = 0
+    max_tokens: int = 256
+    temperature: float = 0.0
+    max_answer_chars: int = 4000
+
+    def __post_init__(self) -> None:
+        if self.template not in TEMPLATES:
+            raise ConjointError(
+                f"judge.template must be one of {', '.join(TEMPLATES)}; got {self.template!r}"
+            )
+        least = {"pairs_per_answer": 0, "max_tokens": 1, "temperature": 0, "max_answer_chars": 20}
+        for key, low in least.items():
+            if not getattr(self, key) >= low:
+                raise ConjointError(f"judge.{key} must be at least {low}; got {getattr(self, key)}")
+
+
+class Judge:
+    """Asks the policy which of two answers is better, and counts how it behaves."""
+
+    def __init__(self, config: JudgeConfig) -> None:
+        self.config = config
+        self._counts: Counter[str] = Counter()
+
+    async def prefer(
+        self,
+        task: Task,
+        a: str,
+        b: str,
+        rubrics: Sequence[Rubric],
+        context: RewardContext,
+        session: str = "",
+    ) -> PairVerdict:
+        """Compare two answers. A judge that breaks or cannot be read masks the pair.
+
+        Raises ConjointError if the context has no policy to ask.
+        """
+        if (settled := without_judge(a, b, rubrics)) is not None:
+            self._counts["guarded"] += 1
+            return settled
+        try:
+            verdicts = await self.ask_both(task, a, b, rubrics, context, session=session)
+        except (ConjointError, StopRun):
+            raise
+        except Exception as error:
+            # Not the answers' doing, whatever it was: the pair is masked and counted.
+            self._counts["failed"] += 1
+            return PairVerdict(None, None, f"the judge failed: {type(error).__name__}: {error}")
+        return self._combine(a, b, verdicts)
+
+    async def ask_both(
+        self,
+        task: Task,
+        a: str,
+        b: str,
+        rubrics: Sequence[Rubric],
+        context: RewardContext,
+        *,
+        session: str = "",
+        temperature: float | None = None,
+    ) -> tuple[Verdict | None, Verdict | None]:
+        """The raw verdicts on (a, b) and on (b, a), None where one cannot be read.
+
+        In the second verdict "A" is answer b. Both calls start in the same tick.
+        """
+        replies = await asyncio.gather(
+            self._ask(task, a, b, rubrics, context, session, temperature),
+            self._ask(task, b, a, rubrics, context, session, temperature),
+            return_exceptions=True,
+        )
+        for reply in replies:
+            if isinstance(reply, BaseException):
+                raise reply
+        first, second = replies
+        return first, second  # type: ignore[return-value]
+
+    async def _ask(
+        self,
+        task: Task,
+        first: str,
+        second: str,
+        rubrics: Sequence[Rubric],
+        context: RewardContext,
+        session: str,
+        temperature: float | None,
+    ) -> Verdict | None:
+        if context.sampler is None or context.renderer is None:
+            raise ConjointError(
+                "the rubric reward needs a policy to judge with and this command has none; "
+                "turn it off with reward.rubrics=[]"
+            )
+        cfg = self.config
+        messages = judge_messages(
+            task, first, second, rubrics, cfg.template, max_answer_chars=cfg.max_answer_chars
+        )
+        completion = await context.sampler(
+            context.renderer.prompt(messages),
+            max_tokens=cfg.max_tokens,
+            temperature=cfg.temperature if temperature is None else temperature,
+            seed=derive_seed(context.seed, "judge", task.id, first, second),
+            session=session or f"judge-{task.id}",
+        )
+        if completion.stop_reason == "abort":
+            raise RuntimeError("the engine aborted the call")
+        return parse_verdict(context.renderer.text(completion.tokens), cfg.template)
+
+    def _combine(
+        self, a: str, b: str, verdicts: tuple[Verdict | None, Verdict | None]
+    ) -> PairVerdict:
+        count = self._counts
+        count["pairs"] += 1
+        count["unparsable"] += sum(v is None for v in verdicts)
+        for verdict in verdicts:
+            if verdict is not None and verdict.winner != "tie":
+                count["decided_calls"] += 1
+                count["first_position"] += verdict.winner == "A"
+        first, second = verdicts
+        if first is None or second is None:
+            return PairVerdict(None, None, "the judge's reply could not be read")
+        count["readable_pairs"] += 1
+        winners = first.winner, _SWAP[second.winner]
+        count["consistent"] += winners[0] == winners[1]
+        better = winners[0] if winners[0] == winners[1] else "tie"
+        count["ties"] += better == "tie"
+        if better != "tie" and len(a) != len(b):
+            count["length_pairs"] += 1
+            count["longer_wins"] += (better == "A") == (len(a) > len(b))
+        return PairVerdict(*_POINTS[better], _explain(first, second))
+
+    def drain_metrics(self) -> dict[str, float]:
+        """Counts and shares since the last drain; a share of nothing is left out."""
+        c, self._counts = self._counts, Counter()
+        shares = {
+            "swap_consistency": (c["consistent"], c["readable_pairs"]),
+            "unparsable_share": (c["unparsable"], 2 * c["pairs"]),
+            "tie_share": (c["ties"], c["readable_pairs"]),
+            "first_position_share": (c["first_position"], c["decided_calls"]),
+            "longer_wins_share": (c["longer_wins"], c["length_pairs"]),
+            "failed_share": (c["failed"], c["pairs"] + c["failed"]),
+            "guarded_share": (c["guarded"], c["pairs"] + c["failed"] + c["guarded"]),
+        }
+        metrics = {"judge/calls": 2.0 * (c["pairs"] + c["failed"])}
+        metrics.update({f"judge/{k}": part / of for k, (part, of) in shares.items() if of})
+        return metrics
+
+
+def _explain(first: Verdict, second: Verdict) -> str:
+    parts = []
+    for order, verdict, winner in (
+        ("A first", first, first.winner),
+        ("B first", second, _SWAP[second.winner]),
+    ):
+        why = "; ".join(f"{name}: {text}" for name, text in verdict.reasons.items())
+        parts.append(f"{order}: {winner}" + (f" ({why})" if why else ""))
+    return ", ".join(parts)
+
+
+def rubric_reward(judge: Judge, rubrics: Sequence[Rubric]) -> RewardFn:
+    """The reward of open tasks: each answer's win rate in [0, 1] over its comparisons.
+
+    The outcome is PASS for a win rate of at least 0.5: the score is relative to the group, so this
+    says "lost no more than it won" and not "is good". An answer whose comparisons are all masked,
+    or that has no opponent, gets `infra_error`.
+    """
+
+    async def score(group: Group, context: RewardContext) -> list[Score]:
+        task = group.task
+        asked = [r for r in rubrics if r.applies(task.kind)]
+        if not asked:
+            raise ConjointError(
+                f"reward.rubrics: no rubric applies to tasks of kind '{task.kind}'; "
+                f"add the kind to a rubric's applies_to"
+            )
+        trajectories = group.trajectories
+        present = [i for i, t in enumerate(trajectories) if _finished(t)]
+        pairs = choose_pairs(
+            present, judge.config.pairs_per_answer, derive_seed(context.seed, "pairs", task.id)
+        )
+        verdicts = await asyncio.gather(
+            *(
+                judge.prefer(
+                    task, trajectories[i].response, trajectories[j].response, asked, context
+                )
+                for i, j in pairs
+            )
+        )
+        return [_win_rate(i, pairs, verdicts) for i in range(len(trajectories))]
+
+    return score
+
+
+def _finished(trajectory: Trajectory) -> bool:
+    return trajectory.status in (Status.COMPLETED, Status.TRUNCATED)
+
+
+def _win_rate(
+    index: int, pairs: Sequence[tuple[int, int]], verdicts: Sequence[PairVerdict]
+) -> Score:
+    points: list[float] = []
+    reasons: list[str] = []
+    for (i, j), verdict in zip(pairs, verdicts, strict=True):
+        if index not in (i, j):
+            continue
+        opponent, me, point = (j, "A", verdict.a) if index == i else (i, "B", verdict.b)
+        got = "masked" if point is None else f"{point:g}"
+        reasons.append(f"against answer {opponent} (as {me}): {got}; {verdict.reason}")
+        if point is not None:
+            points.append(point)
+    if not points:
+        return Score.infra_error(SCORE_NAME, *(reasons or ["there is no answer to compare with"]))
+    rate = sum(points) / len(points)
+    outcome = Outcome.PASS if rate >= 0.5 else Outcome.FAIL
+    return Score(SCORE_NAME, rate, outcome, tuple(reasons))
+
+
+async def judge_accuracy(
+    judge: Judge, pairs: Sequence[tuple[Task, str, str]], context: RewardContext
+) -> list[float]:
+    """The judge's accuracy on fixed (task, right answer, wrong answer) pairs, at temperature 0.
+
+    For each pair the mean over both orders of 1 right, 0.5 tie, 0 wrong or unreadable. A failing
+    engine raises: it says nothing about the judge.
+    """
+    asked = await asyncio.gather(
+        *(judge.ask_both(task, a, b, (), context, temperature=0.0) for task, a, b in pairs)
+    )
+    return [(grade(first, "A") + grade(second, "B")) / 2 for first, second in asked]

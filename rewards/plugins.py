@@ -1,0 +1,265 @@
+"""Rewards that a user names in config: `module:function` or `path/to/file.py:function`.
+
+Accepted forms: ours, `(task: Task, response: str) -> float | Score`, and TRL's, `(prompts,
+completions, **columns) -> list[float]`; both may be async. They run in a worker that can be killed,
+so one that raises, hangs or returns nonsense masks what it was asked about and never stops a run.
+"""
+
+import asyncio
+import functools
+import importlib
+import importlib.util
+import inspect
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rewards.base import RewardContext
+from rewards.worker import DeadlinePassed, WorkerError, WorkerPool, describe
+from rl.types import ConjointError, Group, Message, Outcome, Score, Task
+
+_IMPORT_S = 60.0
+_REFERENCE_COLUMNS = ("reference", "answer", "solution", "ground_truth")
+_Graded = tuple[float | None, str, tuple[str, ...]]
+"""What a worker answers for one response: value, outcome, reasons; plain data, no user objects."""
+
+
+@dataclass(frozen=True, slots=True)
+class PluginConfig:
+    """One reward of the user's own."""
+
+    function: str
+    """`module:function` or `path/to/file.py:function`."""
+    deadline_s: float = 10.0
+    """Wall seconds for one call; beyond it the worker is killed and the answers are masked."""
+    low: float = 0.0
+    """The function's number that means the worst answer (score 0)."""
+    high: float = 1.0
+    """The function's number that means the best answer (score 1)."""
+    workers: int = 1
+    """Processes that run it."""
+
+
+class PluginReward:
+    """A `RewardFn` around the user's function. Build it with `load_plugin`."""
+
+    def __init__(self, config: PluginConfig, form: str) -> None:
+        self.name = config.function.rpartition(":")[2]
+        self.form = form
+        self._config = config
+        self._pool = WorkerPool(
+            f"reward {self.name}",
+            deadline_s=config.deadline_s,
+            workers=config.workers,
+            memory_mb=0,
+            warm=functools.partial(_load, _absolute(config.function)),
+        )
+
+    async def __call__(self, group: Group, context: RewardContext) -> list[Score]:
+        responses = [t.response for t in group.trajectories]
+        if self.form == "trl":
+            return await self._ask(_grade_group, group.task, responses)
+        lists = await asyncio.gather(*(self._ask(_grade_one, group.task, [r]) for r in responses))
+        return [score for scores in lists for score in scores]
+
+    def close(self) -> None:
+        """End the workers."""
+        self._pool.close()
+
+    async def _ask(
+        self, grade: Callable[..., list[_Graded]], task: Task, responses: list[str]
+    ) -> list[Score]:
+        fields = (task.id, task.kind, list(task.messages), task.reference, dict(task.meta))
+        spec = _absolute(self._config.function)
+        try:
+            graded = await self._pool.call(grade, spec, fields, responses)
+        except DeadlinePassed as error:
+            return [Score.infra_error(self.name, f"the function {error}")] * len(responses)
+        except WorkerError as error:
+            return [Score.infra_error(self.name, f"the function failed: {error}")] * len(responses)
+        return [self._score(*one) for one in graded]
+
+    def _score(self, value: float | None, outcome: str, reasons: tuple[str, ...]) -> Score:
+        if value is None:
+            return Score.infra_error(self.name, *reasons)
+        if outcome:  # the function returned a Score, which is in [0, 1] already
+            return Score(self.name, value, Outcome(outcome), reasons)
+        low, high = self._config.low, self._config.high
+        scaled = (value - low) / (high - low)
+        if not 0.0 <= scaled <= 1.0:
+            return Score.infra_error(
+                self.name,
+                f"returned {value:g}, outside its range {low:g} to {high:g}; configure the range "
+                "that the function really has",
+            )
+        return Score.of(self.name, scaled, f"returned {value:g}")
+
+
+def load_plugin(config: PluginConfig, key: str) -> PluginReward:
+    """The reward behind a config entry, imported once in a worker to see that it can be called.
+
+    Raises ConjointError naming `key` where it does not import, is not callable, does not have one
+    of the two forms, or where deadline, range or workers cannot be.
+    """
+    spec = config.function
+    module, _, name = spec.rpartition(":")
+    if not module or not name.isidentifier():
+        raise ConjointError(f"{key}: {spec!r} must be module:function or path/to/file.py:function.")
+    if module.endswith(".py") and not Path(module).is_file():
+        raise ConjointError(f"{key}: {spec!r} cannot be used: there is no file {module}.")
+    if not (0 < config.deadline_s < math.inf):
+        raise ConjointError(
+            f"{key}: {spec!r} has deadline_s={config.deadline_s}; expected above 0."
+        )
+    if not (config.low < config.high and math.isfinite(config.high - config.low)):
+        raise ConjointError(
+            f"{key}: {spec!r} has the range {config.low} to {config.high}; expected low below high."
+        )
+    if config.workers < 1:
+        raise ConjointError(f"{key}: {spec!r} has workers={config.workers}; expected at least 1.")
+    pool = WorkerPool(f"{key} import", deadline_s=_IMPORT_S, memory_mb=0)
+    try:
+        form = pool.call_blocking(_form, _absolute(spec))
+    except WorkerError as error:
+        raise ConjointError(f"{key}: {spec!r} cannot be used: {error}") from error
+    finally:
+        pool.close()
+    return PluginReward(config, form)
+
+
+def _absolute(spec: str) -> str:
+    module, _, name = spec.rpartition(":")
+    return f"{os.path.abspath(module)}:{name}" if module.endswith(".py") else spec
+
+
+# Below: what runs in the worker.
+
+
+@functools.cache
+def _load(spec: str) -> Callable[..., Any]:
+    """Import the function; its own folder (or the working directory) is importable too."""
+    source, _, name = spec.rpartition(":")
+    folder = os.path.dirname(source) if source.endswith(".py") else os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    if source.endswith(".py"):
+        # A name of its own: a user's math.py must not stand in for the standard library's.
+        found = importlib.util.spec_from_file_location(f"plugin_{Path(source).stem}", source)
+        if found is None or found.loader is None:
+            raise ImportError(f"{source} is not a Python file")
+        module = importlib.util.module_from_spec(found)
+        sys.modules[found.name] = module
+        found.loader.exec_module(module)
+    else:
+        module = importlib.import_module(source)
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise TypeError(f"{source} has no function {name}")
+    return function
+
+
+def _form(spec: str) -> str:
+    """ "trl" or "task", by the names and number of the function's parameters."""
+    parameters = inspect.signature(_load(spec)).parameters.values()
+    names = {p.name for p in parameters}
+    keywords = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in positional if p.default is p.empty]
+    if names & {"completions", "prompts"} or (keywords and not positional):
+        return "trl"
+    if len(positional) >= 2 >= len(required):
+        return "task"
+    raise TypeError(
+        f"its parameters are ({', '.join(p.name for p in parameters)}); expected "
+        "(task, response) or TRL's (prompts, completions, **columns)"
+    )
+
+
+def _task(fields: tuple[str, str, list[Message], Any, dict[str, Any]]) -> Task:
+    task_id, kind, messages, reference, meta = fields
+    return Task(task_id, kind, tuple(messages), reference, meta)
+
+
+def _finish(result: Any) -> Any:
+    async def wait() -> Any:
+        return await result
+
+    return asyncio.run(wait()) if inspect.isawaitable(result) else result
+
+
+def _grade_one(spec: str, fields: Any, responses: list[str]) -> list[_Graded]:
+    """Ours: one response a call."""
+    try:
+        result = _finish(_load(spec)(_task(fields), responses[0]))
+    except BaseException as error:
+        return [_broken(f"the function raised {describe(error)}")]
+    return [_graded(result)]
+
+
+def _grade_group(spec: str, fields: Any, responses: list[str]) -> list[_Graded]:
+    """TRL's: the group's responses in one call, every column repeated for each.
+
+    Prompts and completions are text, or lists of messages where the task's own row gave messages
+    (meta `conversational`), as TRL does it.
+    """
+    task = _task(fields)
+    arguments: dict[str, Any] = {
+        name: [value] * len(responses) for name, value in _columns(task).items()
+    }
+    if task.meta.get("conversational"):
+        arguments["prompts"] = [[dict(m) for m in task.messages] for _ in responses]
+        arguments["completions"] = [[{"role": "assistant", "content": r}] for r in responses]
+    else:
+        arguments["prompts"] = [task.prompt] * len(responses)
+        arguments["completions"] = list(responses)
+    try:
+        function = _load(spec)
+        parameters = inspect.signature(function).parameters.values()
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            arguments = {p.name: arguments[p.name] for p in parameters if p.name in arguments}
+        results = _finish(function(**arguments))
+        results = results.tolist() if hasattr(results, "tolist") else results
+    except BaseException as error:
+        return [_broken(f"the function raised {describe(error)}")] * len(responses)
+    if not isinstance(results, (list, tuple)):
+        reason = f"the function returned {type(results).__name__}, expected a list"
+        return [_broken(reason)] * len(responses)
+    if len(results) != len(responses):
+        reason = f"the function returned {len(results)} numbers for {len(responses)} answers"
+        return [_broken(reason)] * len(responses)
+    return [_graded(result) for result in results]
+
+
+def _columns(task: Task) -> dict[str, Any]:
+    """Columns as a TRL reward sees them: the reference by its usual names, its fields, the meta."""
+    columns: dict[str, Any] = dict.fromkeys(_REFERENCE_COLUMNS, task.reference)
+    if isinstance(task.reference, Mapping):
+        columns |= {str(key): value for key, value in task.reference.items()}
+    return columns | {k: v for k, v in task.meta.items() if k != "conversational"}
+
+
+def _graded(result: Any) -> _Graded:
+    try:
+        if isinstance(result, Score):
+            if result.value is None:
+                return None, "", tuple(map(str, result.reasons))
+            value, outcome = float(result.value), str(result.outcome)
+            if not 0.0 <= value <= 1.0 or result.outcome is Outcome.INFRA_ERROR:
+                return _broken(f"the function returned a Score of {value:g} as {outcome}")
+            return value, outcome, tuple(map(str, result.reasons))
+        if result is None or isinstance(result, (str, bytes)):
+            return _broken(f"the function returned {result!r:.80}, expected a number")
+        value = float(result)
+    except BaseException as error:
+        return _broken(f"the function returned no number ({describe(error)})")
+    if not math.isfinite(value):
+        return _broken(f"the function returned {value}")
+    return value, "", ()
+
+
+def _broken(reason: str) -> _Graded:
+    return None, "", (reason,)

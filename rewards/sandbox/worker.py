@@ -1,0 +1,150 @@
+"""One zygote as the grader sees it: start, one job at a time, end. Only exec, never fork.
+
+Owns the child process and the socket to it. Anything unexpected on that socket is `WorkerBroken`:
+the worker is then killed and never used again.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from typing import Any
+
+from rewards.sandbox import codec
+from rewards.sandbox.base import Answer, Ended, Program, Result
+from rewards.sandbox.spec import PREFIX_BYTES, Spec, frame, lengths, split
+
+_START_S = 30.0
+_GRACE_S = 15.0
+"""Beyond the wall limit, for forking, set-up and tear-down on a loaded machine."""
+_SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "zygote.py")
+# A fixed hash seed, so that the same program gives the same output in every run.
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
+_FLAGS = ("-s", "-P", "-S", "-B", "-X", "utf8")
+
+
+class WorkerBroken(Exception):
+    """The zygote or its jail failed; says nothing about the program that was running."""
+
+
+class Worker:
+    """A started zygote. Make one with `Worker.start`."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        process: subprocess.Popen[bytes],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self.spec = spec
+        self.process = process
+        self._reader = reader
+        self._writer = writer
+
+    @staticmethod
+    async def start(spec: Spec) -> "Worker":
+        """Exec a zygote and wait until it has locked itself in. Raises WorkerBroken with the step
+        that was refused."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [getattr(sys, "_base_executable", sys.executable), *_FLAGS, _SCRIPT],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=_ENVIRONMENT | ({"PYTHONHOME": spec.home} if spec.home else {}),
+                cwd="/",
+                start_new_session=True,
+            )
+        reader, writer = await asyncio.open_connection(sock=ours, limit=1 << 22)
+        worker = Worker(spec, process, reader, writer)
+        try:
+            hello, _ = await worker._exchange(frame(spec.header()), _START_S)
+            if not hello["ok"]:
+                raise WorkerBroken(hello["why"])
+        except BaseException:
+            await worker.end(0.0)
+            raise
+        return worker
+
+    async def run(self, program: Program) -> Result:
+        """Run one program. Raises WorkerBroken if the jail failed or reported that it did."""
+        calls = (
+            b""
+            if program.entry is None
+            else codec.dumps([codec.encode(list(c)) for c in program.calls])
+        )
+        source = program.source.encode("utf-8", "surrogatepass")
+        payload = program.stdin if program.entry is None else calls
+        request = frame({"entry": program.entry}, source, payload)
+        header, parts = await self._exchange(request, self.spec.wall_s + _GRACE_S)
+        ended = Ended(header["ended"])
+        if ended is Ended.INFRA_ERROR:
+            raise WorkerBroken(header["reason"])
+        stdout, stderr, replies = parts
+        answers = tuple(_answers(replies, len(program.calls))) if program.entry else ()
+        reason = header["reason"]
+        if ended is Ended.ERROR and (last := _last_line(stderr)):
+            reason = f"{reason}: {last}"
+        return Result(
+            ended,
+            reason,
+            self.spec.tier,
+            stdout,
+            stderr,
+            answers,
+            header["wall_s"],
+            header["cpu_s"],
+        )
+
+    async def _exchange(
+        self, request: bytes, timeout_s: float
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        try:
+            async with asyncio.timeout(timeout_s):
+                self._writer.write(request)
+                await self._writer.drain()
+                head, body = lengths(await self._reader.readexactly(PREFIX_BYTES))
+                data = await self._reader.readexactly(head + body)
+        except TimeoutError:
+            raise WorkerBroken(f"the jail did not answer within {timeout_s:g} s") from None
+        except (OSError, EOFError, ValueError) as error:
+            raise WorkerBroken(f"the jail's zygote ended ({type(error).__name__})") from None
+        return split(data[:head], data[head:])
+
+    async def end(self, patience_s: float = 2.0) -> None:
+        """Close the socket, upon which the zygote ends; kill it if it does not."""
+        self._writer.close()
+        waited = 0.0
+        while self.process.poll() is None:
+            if waited >= patience_s:
+                with contextlib.suppress(ProcessLookupError):
+                    self.process.kill()
+            await asyncio.sleep(0.005)
+            waited += 0.005
+
+
+def _answers(replies: bytes, calls: int) -> list[Answer]:
+    """The reply lines, at most one for each call; a torn last line is dropped."""
+    answers = []
+    for line in replies.split(b"\n")[:-1][:calls]:
+        try:
+            kind, body = codec.loads(line)
+        except (ValueError, TypeError):
+            answers.append(Answer(problem="sent something that is not an answer"))
+            continue
+        if kind == "value":
+            answers.append(Answer(wire=body))
+        else:
+            # Words only: showing a hostile structure could fail, and would then be our error.
+            text = body[:200] if type(body) is str else "something that is not an answer"
+            answers.append(Answer(problem=text, raised=kind != "refused"))
+    return answers
+
+
+def _last_line(stderr: bytes) -> str:
+    lines = stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1][:200] if lines else ""

@@ -1,0 +1,114 @@
+"""What may reach sympy, and the sympy call itself.
+
+Model text is admitted by an allow-list (characters, LaTeX commands, sizes) before it goes to
+math-verify in a killable worker, whose parser and simplifier hang on power towers, factorials, sums
+and deep nesting. math_verify is imported in the worker only.
+"""
+
+import re
+
+_MAX_LENGTH = 300
+_MAX_DEPTH = 12
+_MAX_INTEGER = 40
+_MAX_EXPONENT = 1_000
+_ALLOWED = re.compile(r"[0-9A-Za-z\s+\-*/^_=<>()\[\]{}|,.\\'&:!]*")
+_NAMES = (
+    "frac sqrt pi cdot times div pm sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh "
+    "log ln lg exp alpha beta gamma delta epsilon theta lambda mu nu rho sigma tau phi psi omega "
+    "Delta Gamma Omega Sigma infty cup cap setminus emptyset varnothing in notin le leq ge geq ne "
+    "neq lt gt circ degree lvert rvert vert lfloor rfloor lceil rceil mathbb overline bar begin "
+    "end mid to text mathrm operatorname"
+)
+_COMMANDS = frozenset(_NAMES.split())
+_UNEVALUATED = ("!", "\\sum", "\\prod", "\\int", "\\lim", "\\binom", "\\dots", "\\ldots", "\\cdots")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
+_VARIABLE = re.compile(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])")
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\{[a-z]*matrix\*?\}")
+_EXPONENT = re.compile(r"\^\s*(?:\{([^{}]*)\}|\\?[A-Za-z]+|[0-9])?")
+_DECIMAL = re.compile(r"(?<![0-9.])([0-9]*)\.([0-9]+)(?![0-9.])")
+
+
+def refusal(answer: str, gold: str) -> str:
+    """Why `answer` is not handed to sympy; "" where it may be. What gold itself uses is allowed."""
+    if len(answer) > _MAX_LENGTH or len(gold) > _MAX_LENGTH:
+        return f"longer than {_MAX_LENGTH} characters"
+    if not _ALLOWED.fullmatch(answer):
+        return "characters that no formula needs"
+    commands = set(re.findall(r"\\([A-Za-z]+)", answer)) - set(re.findall(r"\\([A-Za-z]+)", gold))
+    if unknown := sorted(commands - _COMMANDS - {name.strip("\\") for name in _UNEVALUATED}):
+        return f"the command \\{unknown[0]}"
+    for mark in (*_UNEVALUATED, "\\pm", "\\text", "\\operatorname", "\\mathrm", "__"):
+        if mark in answer and mark not in gold:
+            return f"'{mark}', which is not an evaluated answer here"
+    if words := set(_WORD.findall(_ENVIRONMENT.sub("", answer))) - set(_WORD.findall(gold)):
+        return f"the word '{min(words)}'"
+    if new := set(_VARIABLE.findall(answer)) - set(_VARIABLE.findall(gold)) - {"e", "i"}:
+        return f"the variable {min(new)}, which the reference does not have"
+    return _oversized(answer)
+
+
+def _oversized(answer: str) -> str:
+    depth = 0
+    for char in answer.replace("\\{", "").replace("\\}", ""):
+        depth += (char == "{") - (char == "}")
+        if depth < 0 or depth > _MAX_DEPTH:
+            return "braces that do not balance" if depth < 0 else "too deep a nesting"
+    if depth:
+        return "braces that do not balance"
+    if re.search(rf"[0-9]{{{_MAX_INTEGER + 1},}}", answer):
+        return f"an integer of more than {_MAX_INTEGER} digits"
+    for match in _EXPONENT.finditer(answer):
+        exponent = match.group(1)
+        if exponent is None and match.group().endswith("^"):
+            return "a nested exponent"  # ^{...{...}...}: a tower, or as hard to bound as one
+        numbers = re.findall(r"[0-9]+", exponent or "")
+        if any(int(n) > _MAX_EXPONENT for n in numbers):
+            return f"an exponent above {_MAX_EXPONENT}"
+    return ""
+
+
+def as_fractions(text: str) -> str:
+    r"""Decimals as exact fractions, so that nothing is rounded: 3.14 -> \frac{314}{100}."""
+    return _DECIMAL.sub(
+        lambda m: f"\\frac{{{int((m[1] or '0') + m[2])}}}{{{10 ** len(m[2])}}}", text
+    )
+
+
+def warm() -> None:
+    """Imports for a new worker (1-2 s), outside the deadline of its first verdict."""
+    import logging
+
+    import math_verify  # noqa: F401
+
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+
+
+def equal(gold: str, answer: str) -> bool:
+    """Whether two LaTeX formulas are equal. Runs in a worker: it may hang and it may die.
+
+    Time-outs are None because math-verify's own use signal.alarm; the pool's deadline kills it. An
+    answer that does not parse, that is undefined, or that has a variable gold lacks is not equal.
+    """
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    def read(text: str) -> list:
+        found = parse(
+            f"${as_fractions(text)}$",
+            [LatexExtractionConfig()],
+            fallback_mode="no_fallback",
+            parsing_timeout=None,  # type: ignore[arg-type]
+        )
+        return [expression for expression in found if hasattr(expression, "free_symbols")]
+
+    gold_forms, answer_forms = read(gold), read(answer)
+    if not gold_forms or not answer_forms:
+        return False
+    from sympy import nan, zoo
+
+    known = {str(symbol) for form in gold_forms for symbol in form.free_symbols}
+    for form in answer_forms:
+        if form.has(nan, zoo) or any(str(symbol) not in known for symbol in form.free_symbols):
+            return False
+    return bool(
+        verify(gold_forms, answer_forms, float_rounding=12, strict=True, timeout_seconds=None)
+    )

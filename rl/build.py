@@ -1,0 +1,143 @@
+"""The only place where config becomes objects: `start` turns a plan into a running system."""
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+
+import ray
+
+from envs.base import SingleTurn
+from rewards.base import RewardContext
+from rewards.judge import Judge
+from rewards.sandbox.jail import LocalJail
+from rl.checkpoint import read_checkpoint
+from rl.config import Config
+from rl.console import RunConsole, Stopwatch
+from rl.evaluate import Evaluator
+from rl.guard import Guard
+from rl.interrupt import Interrupt
+from rl.learner_group import LearnerGroup, RankArguments
+from rl.metrics import Trackers
+from rl.nccl_sync import NcclSender
+from rl.placement import place
+from rl.plan import Plan
+from rl.policy import policy_folder
+from rl.ptx import PtxStream
+from rl.reward_table import reward_table
+from rl.run_folder import RunFolder
+from rl.scoring import Scorer
+from rl.system import System
+from rl.weight_sync import PausedSync, Sender, SharedMemorySender
+from rollouts.collector import Collector
+from rollouts.episode import EpisodeLimits
+from rollouts.renderer import Renderer
+from rollouts.vllm_engine import VllmEngine
+from rollouts.weights import buffer_path, sweep_buffers
+
+
+async def start(
+    plan: Plan, folder: RunFolder, console: RunConsole, interrupt: Interrupt, *, resumed: bool
+) -> System:
+    """Start jail, engines and learner side by side, and put the parts together."""
+    cfg = plan.cfg
+    checkpoint = read_checkpoint(folder.checkpoints) if resumed else None
+    if checkpoint is not None:
+        folder.truncate_after(checkpoint[1])
+    jail = LocalJail(cfg.sandbox)
+    await jail.start()
+    model = await policy_folder(cfg.model, cfg.sft)
+    renderer = Renderer.load(model)
+    ptx = PtxStream(plan.ptx_rows, renderer, cfg.ptx, cfg.seed) if plan.ptx_rows else None
+    console.message("starting Ray, the rollout engine and the learner ...")
+    sweep_buffers()
+    await asyncio.to_thread(_start_ray, cfg)
+    interrupt.install()
+    buffer = buffer_path(folder.path.name)
+    engine, learner = await _start_engines(cfg, model, renderer)
+    judge = Judge(cfg.judge)
+    context = RewardContext(engine, renderer, cfg.seed)
+    scorer = Scorer(reward_table(cfg.reward, jail, judge, plan.rubrics, plan.plugins), context)
+    collector = Collector(engine, renderer, SingleTurn, cfg.seed)
+    sender = _sender(cfg, engine, buffer)
+    system = System(
+        cfg=cfg,
+        folder=folder,
+        mixture=plan.tasks.mixture,
+        collector=collector,
+        scorer=scorer,
+        judge=judge,
+        engine=engine,
+        learner=learner,
+        weight_sync=PausedSync(cfg.weight_sync, sender, renderer.vocab_size, cfg.seed),
+        ptx=ptx,
+        evaluator=Evaluator(
+            cfg.eval,
+            plan.tasks,
+            collector,
+            scorer,
+            judge,
+            context,
+            lambda task: EpisodeLimits(
+                cfg.budget_of(task.kind), cfg.rollout.max_model_len, cfg.rollout.max_turns, 0.0
+            ),
+        ),
+        guard=Guard(cfg.guard),
+        trackers=Trackers.open(cfg.tracking, folder),
+        console=console,
+        clock=Stopwatch(on_phase=console.phase),
+        interrupt=interrupt,
+        closers=[jail.close, lambda: _stop_ray(buffer), plan.plugins.close],
+    )
+    folder.write_versions(sandbox=jail.tier, model=str(model.name))
+    if checkpoint is not None:
+        place, step, state = checkpoint
+        await learner.load(place.resolve())
+        system.load_state(step, state)
+    return system
+
+
+async def _start_engines(
+    cfg: Config, model: Path, renderer: Renderer
+) -> tuple[VllmEngine, LearnerGroup]:
+    """The vLLM workers and the learner ranks, which load at the same time."""
+    backend = cfg.weight_sync.backend
+    placement = await place(cfg.rollout, cfg.learner, backend)
+    engine = VllmEngine.launch(
+        str(model), cfg.rollout, cfg.seed, backend, placement, first_bundle=cfg.learner.ranks
+    )
+    arguments = RankArguments(
+        model,
+        cfg.learner,
+        cfg.optim,
+        cfg.loss,
+        total_updates=cfg.num_steps * cfg.learner.updates_per_batch,
+    )
+    _, learner = await asyncio.gather(
+        engine.ready(renderer.stop_ids, cfg.rollout.start_timeout_s),
+        LearnerGroup.start(arguments, placement),
+    )
+    return engine, learner
+
+
+def _sender(cfg: Config, engine: VllmEngine, buffer: str) -> Sender:
+    """The transport of weights; it connects when it first sends."""
+    if cfg.weight_sync.backend == "shm":
+        return SharedMemorySender(buffer)
+    return NcclSender(engine.workers, cfg.rollout.tensor_parallel, cfg.rollout.request_timeout_s)
+
+
+def _start_ray(cfg: Config) -> None:
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    local = {"num_cpus": cfg.cluster.num_cpus, "include_dashboard": False}
+    ray.init(
+        address=cfg.cluster.address,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        **({} if cfg.cluster.address else local),
+    )
+
+
+async def _stop_ray(buffer: str) -> None:
+    await asyncio.to_thread(ray.shutdown)
+    Path(buffer).unlink(missing_ok=True)

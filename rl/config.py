@@ -1,0 +1,286 @@
+"""Hydra composes configs/ into one dataclass tree, which is checked once, before anything loads.
+
+Each part's dataclass sits beside what it configures and holds the defaults; YAML only picks other
+values. Below this file nobody sees a DictConfig.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from rewards.judge import JudgeConfig
+from rewards.sandbox.base import SandboxConfig
+from rl.advantages import AdvantageConfig
+from rl.checkpoint import CheckpointConfig
+from rl.critic import CriticConfig
+from rl.deepspeed_config import deepspeed_config
+from rl.evaluate import EvalConfig
+from rl.guard import GuardConfig
+from rl.learner import LearnerConfig
+from rl.losses import LossConfig
+from rl.metrics import TrackingConfig
+from rl.optim.schedules import OptimConfig
+from rl.overrides import checked, one_line, refuse_unknown, suggest, type_error, unreadable
+from rl.ptx import PtxConfig
+from rl.scoring import RewardConfig
+from rl.sft import SftConfig
+from rl.types import ConjointError
+from rl.weight_sync import WeightSyncConfig
+from rollouts.budget import BudgetConfig
+from rollouts.engine import RolloutConfig
+
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+
+_PARALLEL = {
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "data_parallel_size",
+    "data_parallel_size_local",
+}
+"""Raw vLLM keys that would change how many processes an engine has."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskConfig:
+    """One task kind of the mixture. The key in `tasks` is the kind."""
+
+    weight: float = 1.0
+    """Share of the groups of a step, relative to the other kinds; 0 leaves the kind out."""
+    path: str | None = None
+    """A .jsonl or .parquet file of rows; null draws from the procedural source of this kind, ""
+    is left to the user by an experiment."""
+    prompt_suffix: str = ""
+    """Added to each prompt of the file, such as how to write the final answer."""
+    heldout: int = 0
+    """Rows of the file kept apart for evaluation, chosen by the hash of their content."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    address: str | None = None
+    """null starts Ray on this machine; "auto" or an address joins a cluster."""
+    num_cpus: int = 2
+    """CPUs that a local Ray advertises."""
+    measured: bool = False
+    """Whether this configuration has been run on such hardware; printed at start if not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    name: str = "joint"
+    """Name of the run and of its default folder."""
+    model: str = "nano"
+    """nano, smollm2-135m, a folder that from_pretrained opens, or a hub id."""
+    num_steps: int = 40
+    seed: int = 0
+    run_dir: str | None = None
+    """Default: runs/NAME-TIME."""
+    resume: str | None = None
+    """Folder of an interrupted run, to go on from its last checkpoint."""
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    ptx: PtxConfig = field(default_factory=PtxConfig)
+    weight_sync: WeightSyncConfig = field(default_factory=WeightSyncConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
+
+    @property
+    def kinds(self) -> dict[str, TaskConfig]:
+        """Task kinds that take part: a weight above 0, and a reward that is on."""
+        return {
+            kind: task
+            for kind, task in self.tasks.items()
+            if task.weight > 0 and (self.reward.rubrics or not self.reward.only_rubric(kind))
+        }
+
+    def budget_of(self, kind: str) -> int:
+        """Sampled tokens that one answer of this kind may have."""
+        return self.budget.of(kind, self.rollout.max_tokens)
+
+
+def load_config(overrides: Sequence[str]) -> Config:
+    """Compose `configs/train.yaml` with Hydra overrides and validate. Raises ConjointError."""
+    return from_dict(compose(overrides))
+
+
+def compose(overrides: Sequence[str]) -> dict[str, Any]:
+    """The plain dict that Hydra makes of configs/ and the overrides."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException, OverrideParseException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    groups = config_groups()
+    ready = [checked(override, Config, groups) for override in overrides]
+    GlobalHydra.instance().clear()
+    # Every key exists with its default, so that Hydra knows which ones a user may set.
+    ConfigStore.instance().store(name="defaults_of_code", node=asdict(Config()))
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            composed = hydra_compose("train", overrides=ready)
+        plain = OmegaConf.to_container(composed, resolve=True)
+    except OverrideParseException as error:
+        raise ConjointError(unreadable(error.override)) from error
+    except YAMLError as error:
+        raise ConjointError(f"a file in configs/ is not YAML: {one_line(error)}") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConjointError(_explain(error, overrides)) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def config_groups() -> dict[str, list[str]]:
+    """The folders of configs/ that a user picks one file of."""
+    folders = [f for f in CONFIG_DIR.iterdir() if f.is_dir() and f.name != "rubrics"]
+    found = {f.name: sorted(p.stem for p in f.glob("*.yaml")) for f in folders}
+    return {name: files for name, files in found.items() if files}
+
+
+def from_dict(data: Mapping[str, Any]) -> Config:
+    """A validated Config; unknown keys and wrong types are named with their path."""
+    from pydantic import TypeAdapter, ValidationError
+
+    refuse_unknown(Config, data)
+    try:
+        config = TypeAdapter(Config).validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, ConjointError):
+            raise cause from error
+        where = ".".join(map(str, first["loc"]))
+        raise ConjointError(
+            type_error(where, first["input"], first["type"], first["msg"].lower())
+        ) from error
+    validate(config)
+    return config
+
+
+def validate(cfg: Config) -> None:
+    """Checks of each part, then of what concerns several."""
+    for part in fields(Config):
+        check = getattr(getattr(cfg, part.name), "validate", None)
+        if check is not None:
+            check()
+    if cfg.num_steps < 1:
+        raise ConjointError(f"num_steps={cfg.num_steps} must be at least 1")
+    if not cfg.model:
+        raise ConjointError("model is empty; give nano, smollm2-135m, a folder or a hub id")
+    if cfg.resume and cfg.run_dir:
+        raise ConjointError(
+            "give resume=RUN_DIR or run_dir=DIR, not both: a resumed run stays in its folder"
+        )
+    _validate_tasks(cfg)
+    _validate_files(cfg)
+    _validate_sizes(cfg)
+    _validate_devices(cfg)
+
+
+def _validate_tasks(cfg: Config) -> None:
+    for kind, task in cfg.tasks.items():
+        if kind == "critic":
+            raise ConjointError(
+                "tasks.critic: critic tasks come from critic.refine, not from tasks"
+            )
+        if task.weight < 0 or task.heldout < 0:
+            raise ConjointError(f"tasks.{kind}.weight and tasks.{kind}.heldout must be 0 or more")
+        if not cfg.reward.kinds.get(kind):
+            raise ConjointError(
+                f"tasks.{kind} has no reward; {suggest(kind, cfg.reward.kinds)} (a kind of your "
+                f"own needs reward.kinds.{kind}=[NAME])"
+            )
+    for key, kinds in (
+        ("budget.tokens", cfg.budget.tokens),
+        ("advantage.scale", cfg.advantage.scale),
+    ):
+        for kind in kinds:
+            if kind not in (*cfg.tasks, "critic"):
+                raise ConjointError(
+                    f"{key}.{kind} names no task kind; {suggest(kind, [*cfg.tasks, 'critic'])}"
+                )
+    if not cfg.kinds:
+        raise ConjointError("no task kind is left: give some tasks.KIND.weight above 0")
+
+
+def _validate_files(cfg: Config) -> None:
+    """Experiments leave a path empty where only the user has the file."""
+    missing = [f"tasks.{kind}.path" for kind, task in cfg.kinds.items() if task.path == ""]
+    if cfg.ptx.weight and not cfg.ptx.source:
+        missing.append("ptx.source")
+    if missing:
+        weight = missing[-1].rpartition(".")[0] + ".weight=0"
+        raise ConjointError(
+            f"{' and '.join(missing)} must name your files, such as {missing[0]}=rows.jsonl; "
+            f"{weight} leaves a part out"
+        )
+
+
+def _validate_sizes(cfg: Config) -> None:
+    rollout, learner = cfg.rollout, cfg.learner
+    if rollout.groups_per_step % learner.updates_per_batch:
+        raise ConjointError(
+            f"rollout.groups_per_step={rollout.groups_per_step} prompts cannot be split into "
+            f"learner.updates_per_batch={learner.updates_per_batch} equal updates"
+        )
+    for kind in (*cfg.kinds, "critic"):
+        if cfg.budget_of(kind) >= rollout.max_model_len:
+            raise ConjointError(
+                f"the budget of {kind} ({cfg.budget_of(kind)} tokens) leaves no room for a prompt "
+                f"in rollout.max_model_len={rollout.max_model_len}"
+            )
+    if learner.tokens_per_microbatch < rollout.max_model_len:
+        raise ConjointError(
+            f"learner.tokens_per_microbatch={learner.tokens_per_microbatch} cannot hold one "
+            f"sequence of rollout.max_model_len={rollout.max_model_len} tokens"
+        )
+    if cfg.ptx.weight and cfg.ptx.max_tokens > learner.tokens_per_microbatch:
+        raise ConjointError(
+            f"learner.tokens_per_microbatch={learner.tokens_per_microbatch} cannot hold one row of "
+            f"ptx.max_tokens={cfg.ptx.max_tokens} tokens"
+        )
+
+
+def _validate_devices(cfg: Config) -> None:
+    rollout, learner = cfg.rollout, cfg.learner
+    if parallel := sorted(set(rollout.vllm) & _PARALLEL):
+        raise ConjointError(
+            f"rollout.vllm.{parallel[0]} is not ours to place; use rollout.engines and "
+            "rollout.tensor_parallel"
+        )
+    deepspeed_config(learner, cfg.optim)  # refuses raw keys that contradict typed ones
+    if cfg.weight_sync.backend == "nccl" and (
+        rollout.gpus_per_engine < 1 or learner.gpus_per_rank < 1
+    ):
+        raise ConjointError(
+            "weight_sync.backend=nccl needs whole GPUs on both sides; set rollout.gpus_per_engine "
+            "and learner.gpus_per_rank to 1, or use shm"
+        )
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    """One sentence for what Hydra says in several lines."""
+    for override in overrides:
+        if override.startswith("~"):
+            return f"{override} removes nothing: the key is not set"
+        key, _, value = override.lstrip("+").partition("=")
+        if "," in value and value[:1] not in "[{'\"":
+            return f"{key}={value}: expected one value; a list is written [{value}]"
+    return f"the configuration cannot be composed: {one_line(error)}"

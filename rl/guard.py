@@ -1,0 +1,108 @@
+"""Stop rules: a run that cannot be trusted ends with one sentence instead of a wasted night.
+
+Two moments: `check_batch` before the learner sees a batch (what was graded), `check_update` after
+an update (whether engine and learner still agree, whether the loss is a number).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rl.types import ConjointError, StopRun
+
+
+@dataclass(frozen=True, slots=True)
+class GuardConfig:
+    """Limits; a run stops when a figure is beyond one. A limit of 1 on a share never fires."""
+
+    max_gap: float = 0.05
+    """Mean absolute difference of engine and learner log-probs, in nats a token."""
+    min_graded_share: float = 0.5
+    """Graded answers among all answers of a batch."""
+    max_masked_share: float = 0.5
+    """Ungraded answers among the answers of one kind in a batch."""
+    max_nonfinite_steps: int = 3
+    """Steps in a row whose loss or gap is not a number."""
+
+    def __post_init__(self) -> None:
+        if not self.max_gap > 0:
+            raise ConjointError(f"guard.max_gap is {self.max_gap}; it must be above 0.")
+        for key in ("min_graded_share", "max_masked_share"):
+            value = getattr(self, key)
+            if not 0 <= value <= 1:
+                raise ConjointError(f"guard.{key} is {value}; it is a share between 0 and 1.")
+        if self.max_nonfinite_steps < 1:
+            raise ConjointError(
+                f"guard.max_nonfinite_steps is {self.max_nonfinite_steps}; it must be 1 or more."
+            )
+
+
+class Guard:
+    """Remembers only how many steps in a row were not finite."""
+
+    def __init__(self, config: GuardConfig) -> None:
+        self._config = config
+        self._nonfinite_steps = 0
+
+    def check_batch(self, metrics: Mapping[str, float]) -> None:
+        """Raises StopRun if too little of a batch was graded (`step_metrics` before training)."""
+        self._check_graded(metrics)
+        self._check_masked(metrics)
+
+    def check_update(self, metrics: Mapping[str, float]) -> None:
+        """Raises StopRun on a log-prob gap above its limit or repeated non-finite losses."""
+        self._check_finite(metrics)
+        self._check_gap(metrics)
+
+    def _check_graded(self, metrics: Mapping[str, float]) -> None:
+        share, limit = metrics.get("graded_share", 1.0), self._config.min_graded_share
+        if share < limit:
+            raise StopRun(
+                f"Only {share:.0%} of the answers of this batch could be graded "
+                f"(guard.min_graded_share is {limit:.0%}); the reasons are in the rollouts file of "
+                "this step: mend the reward or the sandbox, then resume."
+            )
+
+    def _check_masked(self, metrics: Mapping[str, float]) -> None:
+        shares = {k[len("masked/") :]: v for k, v in metrics.items() if k.startswith("masked/")}
+        kind = max(shares, key=lambda k: shares[k], default="")
+        if kind and shares[kind] > self._config.max_masked_share:
+            raise StopRun(
+                f"{shares[kind]:.0%} of the {kind} answers of this batch were masked "
+                f"(guard.max_masked_share is {self._config.max_masked_share:.0%}), so what is left "
+                f"is a biased sample; read their reasons in the rollouts file of this step, mend "
+                f"the {kind} reward, then resume."
+            )
+
+    def _check_finite(self, metrics: Mapping[str, float]) -> None:
+        bad = [k for k in ("loss/total", "gap/mean") if not math.isfinite(metrics.get(k, 0.0))]
+        self._nonfinite_steps = self._nonfinite_steps + 1 if bad else 0
+        if self._nonfinite_steps >= self._config.max_nonfinite_steps:
+            raise StopRun(
+                f"{' and '.join(bad)} has not been a finite number for {self._nonfinite_steps} "
+                f"steps in a row (guard.max_nonfinite_steps is "
+                f"{self._config.max_nonfinite_steps}); "
+                "resume from an earlier checkpoint with a lower optim.lr."
+            )
+
+    def _check_gap(self, metrics: Mapping[str, float]) -> None:
+        gap, limit = metrics.get("gap/mean", 0.0), self._config.max_gap
+        if not gap > limit:
+            return
+        worst = _worst_kind(metrics)
+        raise StopRun(
+            f"Engine and learner disagree by {gap:.3g} nats a token on the same tokens{worst} "
+            f"(guard.max_gap is {limit:g}), so the policy that samples is not the one being "
+            "trained; check that both use the same weights, dtype and sampling parameters, or "
+            "raise the limit if the difference is only numerics."
+        )
+
+
+def _worst_kind(metrics: Mapping[str, float]) -> str:
+    gaps = {
+        k[len("gap/") :]: v
+        for k, v in metrics.items()
+        if k.startswith("gap/") and k not in ("gap/mean", "gap/max") and math.isfinite(v)
+    }
+    kind = max(gaps, key=lambda k: gaps[k], default="")
+    return f", most in {kind} ({gaps[kind]:.3g})" if kind else ""

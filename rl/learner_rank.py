@@ -1,0 +1,352 @@
+"""One DeepSpeed rank: a plain class, no Ray. Owns the model, its optimizer and the update.
+
+Losses are divided by global counts and multiplied by the number of ranks, because DeepSpeed
+averages gradients over ranks: any number of ranks and micro-batches gives the same update. Policy
+loss and PTX cross-entropy go through one backward.
+"""
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl.batch import Batch, MicroBatch, Update
+from rl.deepspeed_config import deepspeed_config
+from rl.learner import LearnerConfig
+from rl.learner_stats import StepStats
+from rl.losses import LOSSES, LossConfig, LossInputs
+from rl.optim.param_groups import adamw_groups
+from rl.optim.schedules import OptimConfig, learning_rate
+from rl.packed import check_isolation, packed_logits, token_logprobs
+from rl.types import ConjointError
+from rl.weight_sync import WeightMeta
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_TAG = "deepspeed"
+_TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "chat_template*",
+    "*.model",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RankPlace:
+    """Which rank this is and where rank 0 listens."""
+
+    rank: int = 0
+    world: int = 1
+    address: str = "127.0.0.1"
+    port: int = 0
+    """0 picks a free port, which only a world of one can do."""
+
+
+@dataclass(slots=True)
+class _Tokens:
+    """What one forward pass gives: P policy tokens, Q PTX tokens."""
+
+    logprobs: Tensor
+    entropy: Tensor
+    ptx_logprobs: Tensor
+    anchor: Tensor
+    """Zero. On an empty micro-batch it reaches every parameter, so that the rank's gradient hooks
+    and collectives run as on the others."""
+
+
+class LearnerRank:
+    """Trains, probes, sends, saves and loads. Every rank must be asked everything in one order."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: LearnerConfig,
+        optim: OptimConfig,
+        loss: LossConfig,
+        total_updates: int,
+        place: RankPlace = RankPlace(),
+    ) -> None:
+        """Loads the Hugging Face `folder`; `total_updates` is where the schedule ends."""
+        self._folder, self._config, self._optim = Path(folder), config, optim
+        self._loss, self._loss_config = LOSSES[loss.name], loss
+        self._total_updates = total_updates
+        self._place = place
+        self._updates = 0
+        self._sender: Any = None
+        torch.set_num_threads(config.threads)
+        self._device = torch.device("cuda", 0) if config.gpus_per_rank else torch.device("cpu")
+        self._engine = self._start(self._load_model())
+
+    def _load_model(self) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        if not (self._folder / "config.json").is_file():
+            raise ConjointError(f"{self._folder} is not a model folder: it has no config.json")
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            self._folder,
+            dtype=_DTYPES[self._config.dtype],
+            attn_implementation=self._config.attention,
+            output_loading_info=True,
+        )
+        model, info = loaded
+        if info["missing_keys"]:
+            raise ConjointError(
+                f"the model in {self._folder} lacks weights: {sorted(info['missing_keys'])[:3]}"
+            )
+        check_isolation(model.config)
+        for module in model.modules():
+            # Old and new log-probs must come from the same function: no dropout anywhere.
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+            if hasattr(module, "attention_dropout"):
+                setattr(module, "attention_dropout", 0.0)  # noqa: B010 - not a declared field
+        if self._config.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        return model.train()
+
+    def _start(self, model: Any) -> Any:
+        os.environ.setdefault("LOCAL_RANK", "0")
+        if not self._config.gpus_per_rank:
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        import deepspeed
+
+        deepspeed.utils.logger.setLevel("WARNING")
+        if not self._config.gpus_per_rank:
+            # Else every CPU start compiles a C++ extension, which gloo does not need.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        if not torch.distributed.is_initialized():
+            port = self._place.port or free_port()
+            deepspeed.init_distributed(
+                dist_backend="nccl" if self._config.gpus_per_rank else "gloo",
+                init_method=f"tcp://{self._place.address}:{port}",
+                rank=self._place.rank,
+                world_size=self._place.world,
+                auto_mpi_discovery=False,
+            )
+        groups: Any = adamw_groups(model.parameters(), self._optim.weight_decay)
+        engine, *_ = deepspeed.initialize(
+            model=model,
+            model_parameters=groups,
+            config=deepspeed_config(self._config, self._optim),
+        )
+        return engine
+
+    # -- the update ---------------------------------------------------------------------------
+
+    def step(self, batch: Batch, version: int) -> dict[str, float]:
+        """One joint step on this rank's shard of `batch`; metrics are global, equal on all ranks.
+
+        `version` is that of the current weights: only tokens sampled by them enter the gap.
+        """
+        stats = StepStats(batch.kinds, version)
+        # The first update's old log-probs are its own, detached: the weights are still the same.
+        old = [self._old_logprobs(update, stats) for update in batch.updates[1:]]
+        for number, update in enumerate(batch.updates):
+            self._update(update, old[number - 1] if number else None, batch.ptx_weight, stats)
+        return stats.result(self._place.world, self._device)
+
+    def _old_logprobs(self, update: Update, stats: StepStats) -> list[Tensor]:
+        with torch.no_grad():
+            old = [self._forward(micro).logprobs for micro in update.shards[0]]
+        for micro, logprobs in zip(update.shards[0], old, strict=True):
+            stats.add_gap(micro, logprobs)
+        return old
+
+    def _update(
+        self, update: Update, old: list[Tensor] | None, ptx_weight: float, stats: StepStats
+    ) -> None:
+        """Forward and backward over the micro-batches, then one optimizer step."""
+        metrics: dict[str, Tensor] = {}
+        last = len(update.shards[0]) - 1
+        for number, micro in enumerate(update.shards[0]):
+            tokens = self._forward(micro)
+            if old is None:
+                stats.add_gap(micro, tokens.logprobs.detach())
+            before = tokens.logprobs.detach() if old is None else old[number]
+            loss, values = self._losses(micro, update, tokens, before, ptx_weight)
+            for key, value in values.items():
+                metrics[key] = metrics.get(key, 0) + value.detach()
+            if not torch.isfinite(loss):
+                # An infinite loss can have finite gradients: make sure that every rank skips.
+                loss = loss * torch.nan
+            self._engine.set_gradient_accumulation_boundary(number == last)
+            self._engine.backward(loss * self._place.world)
+        rate = learning_rate(self._optim, self._updates, self._total_updates)
+        norm = self._apply(rate)
+        self._updates += norm is not None
+        stats.add_update(update, metrics, norm, rate)
+
+    def _losses(
+        self,
+        micro: MicroBatch,
+        update: Update,
+        tokens: _Tokens,
+        old_logprobs: Tensor,
+        ptx_weight: float,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """This micro-batch's share of the loss and metrics of the whole update."""
+        inputs = LossInputs(
+            logprobs=tokens.logprobs,
+            old_logprobs=old_logprobs,
+            behavior_logprobs=self._tensor(micro.behavior_logprobs),
+            advantages=self._tensor(micro.advantages),
+            sequence=self._tensor(micro.policy_sequence),
+            local_sequences=len(micro.lengths),
+            num_sequences=update.num_sequences,
+            num_tokens=update.num_tokens,
+        )
+        policy, metrics = self._loss(inputs, self._loss_config)
+        log_ratio = (tokens.logprobs - old_logprobs).detach()
+        metrics["loss/policy"] = policy
+        metrics["entropy"] = tokens.entropy.sum() / update.num_tokens
+        # Schulman's k3 estimator of KL(old || current) from tokens of the old policy.
+        metrics["kl/old"] = (log_ratio.exp() - 1 - log_ratio).sum() / update.num_tokens
+        total = policy + tokens.anchor
+        if update.num_ptx_tokens:
+            metrics["loss/ptx"] = -tokens.ptx_logprobs.sum() / update.num_ptx_tokens
+            total = total + ptx_weight * metrics["loss/ptx"]
+        metrics["loss/total"] = total
+        return total, metrics
+
+    def _forward(self, micro: MicroBatch) -> _Tokens:
+        """Log-probs of the trained tokens; policy tokens at their sampling temperature."""
+        trained = np.concatenate([micro.policy_targets, micro.ptx_targets])
+        empty = not len(trained)
+        tokens, positions, lengths = micro.tokens, micro.positions, micro.lengths
+        if not len(tokens):
+            tokens, positions, lengths = (np.array([n]) for n in (0, 0, 1))
+        logits = packed_logits(
+            self._engine,
+            tokens,
+            positions,
+            lengths,
+            np.zeros(1, np.int64) if empty else trained - 1,
+            self._config.attention,
+            self._device,
+        )
+        anchor = logits.sum() * 0 if empty else logits.new_zeros(())
+        if empty:
+            logits = logits[:0]
+        count = len(micro.policy_targets)
+        if (micro.temperatures != 1).any():
+            scale = np.ones(len(trained), np.float32)
+            scale[:count] = 1 / micro.temperatures
+            logits = logits * self._tensor(scale)[:, None]
+        logprobs, entropy = token_logprobs(logits, self._tensor(tokens[trained]))
+        return _Tokens(logprobs[:count], entropy[:count], logprobs[count:], anchor)
+
+    def _apply(self, rate: float) -> float | None:
+        """The optimizer step; returns the gradient norm before clipping, None if it was skipped."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = rate
+        if self._config.zero_stage == 0:
+            grads = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+            norm = float(torch.nn.utils.get_total_norm(grads))
+            if not np.isfinite(norm):
+                self._engine.zero_grad()
+                return None
+            self._engine.step()
+            return norm
+        # ZeRO checks for infinity and NaN itself, over all ranks, and then drops the gradients.
+        self._engine.step()
+        applied = self._engine.was_step_applied()
+        return float(self._engine.get_global_grad_norm()) if applied else None
+
+    def _tensor(self, array: Any) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+    # -- weights ------------------------------------------------------------------------------
+
+    def logprobs(self, tokens: list[int]) -> list[float]:
+        """Log-prob of tokens[1:], each given those before it, at temperature 1."""
+        ids = np.array(tokens, np.int64)
+        with torch.no_grad():
+            logits = packed_logits(
+                self._engine,
+                ids,
+                np.arange(len(ids)),
+                np.array([len(ids)]),
+                np.arange(len(ids) - 1),
+                self._config.attention,
+                self._device,
+            )
+            return token_logprobs(logits, self._tensor(ids[1:]))[0].tolist()
+
+    def named_weights(self) -> "NamedWeights":
+        return NamedWeights(self._engine.module, gather=self._config.zero_stage == 3)
+
+    def send_weights(self, sender: Any, version: int) -> Any:
+        """`sender.send(named_weights, version)` on rank 0, whose answer it returns; else None."""
+        weights = self.named_weights()
+        if self._place.rank == 0:
+            if sender != self._sender:
+                self._sender = sender
+            # Ours holds the mapped buffer or the connection; the equal one just came by pickle.
+            return self._sender.send(weights, version)
+        if weights.gather:
+            for _ in weights:
+                pass
+        return None
+
+    def save(self, folder: Path) -> None:
+        """Write `folder/deepspeed`, for `load`, and `folder/hf`, for `from_pretrained`."""
+        self._engine.save_checkpoint(
+            str(folder), tag=_TAG, client_state={"updates": self._updates}, save_latest=False
+        )
+        weights = {name: tensor.cpu() for name, tensor in self.named_weights()}
+        if self._place.rank == 0:
+            self._engine.module.save_pretrained(folder / "hf", state_dict=weights)
+            for pattern in _TOKENIZER_FILES:
+                for source in self._folder.glob(pattern):
+                    shutil.copy(source, folder / "hf" / source.name)
+
+    def load(self, folder: Path) -> None:
+        """Continue exactly where `save` stood. The run must have the same ranks and ZeRO stage."""
+        if not (folder / _TAG).is_dir():
+            raise ConjointError(f"{folder} holds no learner state: there is no {_TAG} folder in it")
+        _, client_state = self._engine.load_checkpoint(str(folder), tag=_TAG)
+        self._updates = client_state["updates"]
+
+
+@dataclass(frozen=True, slots=True)
+class NamedWeights:
+    """(Hugging Face name, full tensor) of each parameter, tied weights once. With `gather` (ZeRO-3)
+    an iteration is collective: every rank must make it, to the end."""
+
+    module: torch.nn.Module
+    gather: bool
+
+    def metadata(self) -> list[WeightMeta]:
+        # ZeRO-3 leaves an empty tensor behind and keeps the full shape beside it.
+        return [
+            WeightMeta(name, p.dtype, tuple(getattr(p, "ds_shape", p.shape)))
+            for name, p in self.module.named_parameters()
+        ]
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in self.module.named_parameters():
+            if not self.gather:
+                yield name, parameter.detach()
+                continue
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters([parameter]):
+                # The gathered tensor is freed again on leaving, so it must be copied.
+                yield name, parameter.detach().clone()
+
+
+def free_port() -> int:
+    """A port that was free a moment ago; the caller must take it soon."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,50 @@
+"""The optimizer's settings and the learning rate as a pure function of the update number."""
+
+import math
+from dataclasses import dataclass
+
+from rl.types import ConjointError
+
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+@dataclass(frozen=True, slots=True)
+class OptimConfig:
+    """AdamW and its learning-rate schedule."""
+
+    lr: float = 1e-5
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    """Decoupled; applies to matrices only (see `rl/optim/param_groups.py`)."""
+    warmup_updates: int = 0
+    """Optimizer updates over which the learning rate rises linearly from lr/warmup_updates."""
+    schedule: str = "constant"
+    """After the warm-up: constant, linear or cosine; the last two end at 0."""
+
+    def validate(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ConjointError(
+                f"optim.schedule is {self.schedule!r}; choose one of {list(SCHEDULES)}"
+            )
+        if self.lr < 0 or self.weight_decay < 0 or self.warmup_updates < 0 or self.eps <= 0:
+            raise ConjointError(
+                "optim.lr, optim.weight_decay and optim.warmup_updates must be at least 0 and "
+                "optim.eps above 0"
+            )
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ConjointError("optim.beta1 and optim.beta2 must be in [0, 1)")
+
+
+def learning_rate(config: OptimConfig, update: int, total_updates: int) -> float:
+    """Learning rate of update number `update` (from 0) of `total_updates`."""
+    if update < config.warmup_updates:
+        return config.lr * (update + 1) / config.warmup_updates
+    if config.schedule == "constant":
+        return config.lr
+    span = max(total_updates - config.warmup_updates, 1)
+    progress = min((update - config.warmup_updates) / span, 1.0)
+    if config.schedule == "linear":
+        return config.lr * (1 - progress)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,73 @@
+"""What a run will do, worked out before anything heavy loads: data, rubrics and rewards are read,
+and what is wrong with them is refused here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rewards.rubrics import Rubric, load_rubrics
+from rl.config import Config
+from rl.console import batch_words
+from rl.policy import check_model
+from rl.ptx import read_rows
+from rl.reward_table import Plugins, load_plugins
+from rl.tasks import TaskSets, build_tasks, mixture_weights, nano_ptx_rows
+from rl.types import ConjointError
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that could be refused was; nothing heavy has been loaded."""
+
+    cfg: Config
+    tasks: TaskSets
+    rubrics: list[Rubric]
+    plugins: Plugins
+    ptx_rows: list[tuple[str, Any]]
+
+
+def prepare(cfg: Config) -> Plan:
+    """Read data, rubrics and rewards of one's own. Raises ConjointError for what is wrong."""
+    check_model(cfg.model)
+    rubrics = load_rubrics(cfg.reward.rubrics)
+    judged = [k for k in cfg.kinds if "rubric" in cfg.reward.kinds[k]]
+    for kind in judged if rubrics else ():
+        if not any(rubric.applies(kind) for rubric in rubrics):
+            raise ConjointError(
+                f"no rubric of reward.rubrics={cfg.reward.rubrics} applies to kind {kind}; "
+                "add the kind to applies_to of one of them"
+            )
+    return Plan(cfg, build_tasks(cfg), rubrics, load_plugins(cfg.reward), _ptx_rows(cfg))
+
+
+def _ptx_rows(cfg: Config) -> list[tuple[str, Any]]:
+    if cfg.ptx.weight == 0:
+        return []
+    if cfg.ptx.source == "nano":
+        return nano_ptx_rows()
+    return list(read_rows(Path(cfg.ptx.source)))
+
+
+def plan_words(cfg: Config) -> list[str]:
+    """The run's setting in sentences."""
+    words = batch_words(
+        prompts=cfg.rollout.groups_per_step,
+        group_size=cfg.rollout.group_size,
+        updates=cfg.learner.updates_per_batch,
+        ptx_rows=cfg.ptx.rows_per_step // cfg.learner.updates_per_batch if cfg.ptx.weight else 0,
+        weights=mixture_weights(cfg),
+        budgets={k: cfg.budget_of(k) for k in cfg.kinds} if cfg.budget.enabled else {},
+    )
+    dropped = [kind for kind in cfg.tasks if kind not in cfg.kinds and cfg.tasks[kind].weight]
+    if dropped:
+        words.append(f"Left out, because reward.rubrics is empty: {', '.join(dropped)}.")
+    if not cfg.cluster.measured:
+        words.append("This configuration has not been measured yet on its hardware.")
+    return words
+
+
+def next_command(cfg: Config) -> str:
+    """What a user would try after this run."""
+    if cfg.model == "nano":
+        return "make smollm2 && conjoint train experiment=smollm2_cpu tasks.math.path=GSM8K.jsonl"
+    return f"conjoint train model={cfg.model} experiment=gpu_1"

@@ -1,0 +1,48 @@
+"""The start policy as a folder: nano is built once and cached, anything else is resolved."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from rl.models import resolve_model
+from rl.sft import SftConfig
+from rl.types import ConjointError
+
+
+def check_model(spec: str) -> Path | None:
+    """The folder of the model, None for nano (which is built when needed). Raises ConjointError."""
+    return None if spec == "nano" else resolve_model(spec)
+
+
+async def policy_folder(spec: str, sft: SftConfig) -> Path:
+    """The folder of the start policy; trains nano first where it is not cached yet.
+
+    In a process of its own: the driver stays light, and a signal can end the training.
+    """
+    folder = check_model(spec)
+    if folder is not None:
+        return folder
+    from rl.sft import nano_folder
+
+    folder = nano_folder(sft)
+    if not folder.is_dir():
+        # Threads that wait must not spin: a run beside this one would slow both tenfold.
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "scripts.sft", *_overrides("sft", asdict(sft))),
+            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
+        )
+        if code := await process.wait():
+            raise ConjointError(f"building the nano policy failed (exit code {code}); see above")
+    return folder
+
+
+def _overrides(key: str, value: object) -> Iterator[str]:
+    """The settings as `key=value` words of the command line."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _overrides(f"{key}.{name}", item)
+    else:
+        yield f"{key}={value}"

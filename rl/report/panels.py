@@ -1,0 +1,127 @@
+"""The panels of curves in the report: which metrics they show and what their captions say."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from rl.console import PHASES
+from rl.report.charts import Series, line_chart, stacked_bars
+from rl.report.load import RunData
+
+TIME_COLORS = {"generate": 0, "score": 2, "train": 1, "sync": 4, "other": 7}
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A chart with its caption; `legend` is (name, color) where the kinds' legend is not meant."""
+
+    title: str
+    note: str
+    chart: Markup
+    legend: tuple[tuple[str, int], ...] = ()
+
+
+def curve_panels(data: RunData, colors: dict[str, int]) -> list[Panel]:
+    """All panels that the run has metrics for, in reading order."""
+    panels = [
+        _by_kind(data, colors, "reward", "Reward", "Mean of graded answers, penalties included."),
+        _by_kind(
+            data, colors, "score", "Score", "What the checks alone say; cut off counts 0.", True
+        ),
+        _length(data, colors),
+        _by_kind(
+            data, colors, "truncated", "Cut off", "Answers that ran out of their budget.", True
+        ),
+        _by_kind(
+            data,
+            colors,
+            "zero_variance",
+            "Groups without signal",
+            "All rewards of the group are equal: nothing to learn from.",
+            True,
+        ),
+        _masked(data, colors),
+        _single(data, "loss/ptx", "PTX loss", "Cross-entropy on curated data, nats a token."),
+        _gap(data, colors),
+        _judge(data),
+        _single(
+            data,
+            "critic/accuracy",
+            "Critic accuracy",
+            "The policy as judge of verifiable pairs, while it learns to.",
+            share=True,
+        ),
+        _single(data, "entropy", "Entropy", "Nats a sampled token."),
+        _single(data, "temperature", "Temperature", "Of sampling, by its schedule.", floor=0.0),
+        _single(data, "tokens_per_s", "Throughput", "Sampled tokens a second.", floor=0.0),
+        _time(data),
+    ]
+    return [panel for panel in panels if panel.chart]
+
+
+def _by_kind(
+    data: RunData, colors: dict[str, int], name: str, title: str, note: str, share: bool = False
+) -> Panel:
+    lines = [Series(kind, data.series(f"{name}/{kind}"), colors[kind]) for kind in data.kinds]
+    return Panel(title, note, line_chart(lines, share=share, floor=0.0))
+
+
+def _masked(data: RunData, colors: dict[str, int]) -> Panel:
+    """Left out where nothing was ever masked, which the tile on graded answers says already."""
+    panel = _by_kind(data, colors, "masked", "Masked", "Answers that could not be graded.", True)
+    quiet = not any(v for kind in data.kinds for _, v in data.series(f"masked/{kind}"))
+    return Panel(panel.title, panel.note, Markup("")) if quiet else panel
+
+
+def _length(data: RunData, colors: dict[str, int]) -> Panel:
+    """Against the budget where there is one, else in tokens."""
+    if any(data.series(f"length_over_budget/{kind}") for kind in data.kinds):
+        note = "Mean length of answers as a share of their kind's token budget."
+        return _by_kind(data, colors, "length_over_budget", "Length against budget", note, True)
+    return _by_kind(data, colors, "length", "Length", "Mean tokens of an answer; budgets are off.")
+
+
+def _gap(data: RunData, colors: dict[str, int]) -> Panel:
+    lines = [Series(kind, data.series(f"gap/{kind}"), colors[kind]) for kind in data.kinds]
+    legend: tuple[tuple[str, int], ...] = ()
+    if not any(line.points for line in lines):
+        lines, legend = [Series("mean", data.series("gap/mean"), 0)], (("all kinds", 0),)
+    note = "Engine against learner on the same tokens: mean absolute log-prob difference, in nats."
+    return Panel("Engine/learner gap", note, line_chart(lines, floor=0.0), legend)
+
+
+def _judge(data: RunData) -> Panel:
+    names = ("swap_consistency", "tie_share", "unparsable_share")
+    lines = [Series(_words(n), data.series(f"judge/{n}"), i) for i, n in enumerate(names)]
+    note = "Verdicts that agree when the two answers change places; ties; unreadable verdicts."
+    return Panel("Judge", note, line_chart(lines, share=True, floor=0.0), _legend(lines))
+
+
+def _single(
+    data: RunData,
+    name: str,
+    title: str,
+    note: str,
+    share: bool = False,
+    floor: float | None = None,
+) -> Panel:
+    chart = line_chart(
+        [Series(title, data.series(name), 0)], share=share, floor=0.0 if share else floor
+    )
+    return Panel(title, note, chart, (("all", 0),))
+
+
+def _time(data: RunData) -> Panel:
+    parts = {p: data.series(f"time/{p}") for p in PHASES}
+    legend = tuple((p, TIME_COLORS[p]) for p in PHASES if parts[p])
+    note = "Wall seconds of each step; scoring shown is what generation did not hide."
+    return Panel("Time of a step", note, stacked_bars(parts, TIME_COLORS), legend)
+
+
+def _legend(lines: Sequence[Series]) -> tuple[tuple[str, int], ...]:
+    return tuple((line.name, line.color) for line in lines if line.points)
+
+
+def _words(name: str) -> str:
+    return name.removesuffix("_share").replace("_", " ")

@@ -1,0 +1,76 @@
+"""summary.json: the run's outcome for scripts, computed from the files of the run folder."""
+
+from dataclasses import asdict
+from typing import Any
+
+from rl.console import PHASES
+from rl.report.load import RunData, load_run, sort_kinds, task_scores
+from rl.run_folder import RunFolder, to_json, write_atomically
+from rl.stats import Interval, mean_interval, paired_difference
+
+Comparison = dict[str, dict[str, float] | None]
+"""{start, end, diff}: intervals as dicts; null where the run has no such evaluation."""
+
+
+def write_summary(run: RunFolder, *, engine: str, learner: str, wall_s: float) -> dict[str, Any]:
+    """Writes and returns summary.json.
+
+    {heldout: {KIND: {start: {mean, lo, hi, n}, end: {...}, diff: {...}}}, greedy: {same},
+    judge: {start, end, diff}, versions, engine, learner, wall_s, time_split, steps}
+
+    `engine` and `learner` name what sampled and what trained. `time_split` is the
+    wall seconds of all steps by phase.
+    """
+    data = load_run(run.path)
+    summary = {
+        "heldout": compare_kinds(data, "start", "end"),
+        "greedy": compare_kinds(data, "start_greedy", "end_greedy"),
+        "judge": compare_judge(data),
+        "versions": data.versions,
+        "engine": engine,
+        "learner": learner,
+        "wall_s": wall_s,
+        "time_split": time_split(data),
+        "steps": len(data.metrics),
+    }
+    write_atomically(run.summary, to_json(summary, indent=2) + "\n")
+    return summary
+
+
+def compare_kinds(data: RunData, start: str, end: str) -> dict[str, Comparison]:
+    """One comparison for each kind found under either tag; {} if there is neither evaluation."""
+    before, after = data.evals.get(start, []), data.evals.get(end, [])
+    kinds = sort_kinds({row["kind"] for row in [*before, *after]})
+    return {kind: _compare(task_scores(before, kind), task_scores(after, kind)) for kind in kinds}
+
+
+def compare_judge(data: RunData) -> Comparison | dict[str, Any]:
+    """The judge's accuracy on the fixed verifiable pairs, {} if it was not measured."""
+    before = task_scores(data.evals.get("judge_start", []))
+    after = task_scores(data.evals.get("judge_end", []))
+    return _compare(before, after) if before or after else {}
+
+
+def time_split(data: RunData) -> dict[str, float]:
+    """Seconds by phase over all steps; {} if no time was logged."""
+    seconds = {p: sum(v for _, v in data.series(f"time/{p}")) for p in PHASES}
+    return seconds if any(seconds.values()) else {}
+
+
+def _compare(start: dict[str, float], end: dict[str, float]) -> Comparison:
+    both = sorted(start.keys() & end.keys())
+    return {
+        "start": _interval(start),
+        "end": _interval(end),
+        "diff": _as_dict(paired_difference([start[t] for t in both], [end[t] for t in both]))
+        if both
+        else None,
+    }
+
+
+def _interval(scores: dict[str, float]) -> dict[str, float] | None:
+    return _as_dict(mean_interval(list(scores.values()))) if scores else None
+
+
+def _as_dict(interval: Interval) -> dict[str, float]:
+    return asdict(interval)

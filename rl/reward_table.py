@@ -1,0 +1,76 @@
+"""Reward names of the config -> reward functions, by task kind."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from rewards.base import RewardFn
+from rewards.code import CodeReward
+from rewards.combine import each
+from rewards.critic import critic_reward
+from rewards.instructions import instruction_score
+from rewards.judge import Judge, rubric_reward
+from rewards.math import close_math, math_score
+from rewards.plugins import PluginConfig, PluginReward, load_plugin
+from rewards.rubrics import Rubric
+from rewards.sandbox.base import Sandbox
+from rl.scoring import RewardConfig
+from rl.types import ConjointError
+
+BUILT_IN = ("math", "code", "instructions", "rubric", "critic")
+
+RewardTable = Mapping[str, Mapping[str, RewardFn]]
+"""Task kind -> score name -> reward."""
+
+
+@dataclass(slots=True)
+class Plugins:
+    """Rewards of the user's own, by the name that the config gives them."""
+
+    by_name: dict[str, PluginReward]
+
+    async def close(self) -> None:
+        for plugin in self.by_name.values():
+            plugin.close()
+        close_math()
+
+
+def load_plugins(cfg: RewardConfig) -> Plugins:
+    """Import every `module:function` once, in a worker. Raises ConjointError naming the key."""
+    found: dict[str, PluginReward] = {}
+    for kind, names in cfg.kinds.items():
+        for name in names:
+            if name in BUILT_IN or name in found:
+                continue
+            if ":" not in name:
+                raise ConjointError(
+                    f"reward.kinds.{kind} names {name!r}; known are {', '.join(BUILT_IN)}, and "
+                    "module:function or path/to/file.py:function for one of your own"
+                )
+            low, high = cfg.ranges.get(name.rpartition(":")[2], (0.0, 1.0))
+            plugin = PluginConfig(name, deadline_s=cfg.deadline_s, low=low, high=high)
+            found[name] = load_plugin(plugin, f"reward.kinds.{kind}")
+    return Plugins(found)
+
+
+def reward_table(
+    cfg: RewardConfig, sandbox: Sandbox, judge: Judge, rubrics: list[Rubric], plugins: Plugins
+) -> RewardTable:
+    """The rewards of every kind; `rubric` is left out where no rubric is chosen."""
+    built_in: dict[str, Callable[[], RewardFn]] = {
+        "math": lambda: each("math", math_score),
+        "code": lambda: CodeReward(sandbox),
+        "instructions": lambda: each("instructions", instruction_score),
+        "rubric": lambda: rubric_reward(judge, rubrics),
+        "critic": lambda: critic_reward,
+    }
+    table: dict[str, dict[str, RewardFn]] = {}
+    for kind, names in cfg.kinds.items():
+        table[kind] = {}
+        for name in names:
+            if name in built_in:
+                if name != "rubric" or rubrics:
+                    table[kind][name] = built_in[name]()
+            else:
+                plugin = plugins.by_name[name]
+                table[kind][plugin.name] = plugin
+    return table

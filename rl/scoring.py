@@ -1,0 +1,65 @@
+"""Groups -> scores: routes each task kind to its rewards; their failures stay out of training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from rewards.base import RewardContext, RewardFn
+from rewards.combine import guarded
+from rl.types import Group, Status
+
+DEFAULT_KINDS: dict[str, list[str]] = {
+    "math": ["math"],
+    "code": ["code"],
+    "instruction": ["instructions"],
+    "open": ["rubric"],
+    "critic": ["critic"],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RewardConfig:
+    kinds: dict[str, list[str]] = field(default_factory=lambda: dict(DEFAULT_KINDS))
+    """Task kind -> its rewards: math, code, instructions, rubric, critic, or `module:function`."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Weight of a reward where a kind has several; 1 where it is not named."""
+    rubrics: list[str] = field(
+        default_factory=lambda: [
+            "clarity",
+            "fluency",
+            "grounded",
+            "no_praise",
+            "no_self_justification",
+        ]
+    )
+    """Rubrics of the judge: shipped names or paths of YAML files. [] turns the rubric reward off,
+    and kinds that have no other reward leave the mixture."""
+    deadline_s: float = 10.0
+    """Seconds that a reward of your own has for one call."""
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Function name of a reward of your own -> the numbers that mean worst and best; 0 and 1 where
+    it is not named."""
+
+    def only_rubric(self, kind: str) -> bool:
+        return self.kinds.get(kind) == ["rubric"]
+
+
+class Scorer:
+    """Scores a group with every reward of its kind; one reward's failure masks its own scores."""
+
+    def __init__(
+        self, rewards: Mapping[str, Mapping[str, RewardFn]], context: RewardContext
+    ) -> None:
+        self._rewards = rewards
+        self._context = context
+
+    async def score(self, group: Group, seed: int) -> Group:
+        """Fills `scores` of every trajectory that is not FAILED; returns the group."""
+        alive = [t for t in group.trajectories if t.status is not Status.FAILED]
+        if alive:
+            part = replace(group, trajectories=alive)
+            context = replace(self._context, seed=seed)
+            for name, reward in self._rewards[group.task.kind].items():
+                scores = await guarded(name, reward, part, context)
+                for trajectory, score in zip(alive, scores, strict=True):
+                    trajectory.scores.append(score)
+        return group

@@ -1,0 +1,278 @@
+"""SFT of nano: generated demonstrations and judge verdicts, trained with TRL's SFTTrainer.
+
+`nano_policy` builds the policy once and caches it by a hash of the config and of the code that
+makes its data. Importing this file costs nothing: torch and trl load when training starts.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from envs.sources.nano import SOURCES, VERIFIABLE, demonstrations, open_pairs, verifiable_pairs
+from rewards.judge_prompt import judge_messages, verdict_text
+from rewards.rubrics import load_rubrics, shipped_rubrics
+from rl.nano import NanoConfig, build_model, build_tokenizer, save_policy
+from rl.types import ConjointError, Message, derive_seed
+
+Conversation = list[Message]
+Row = dict[str, list[int]]
+
+JUDGE_TEMPLATE = "compact"
+_WINDOW = 8
+"""Batches among which rows are sorted by length."""
+_SOURCE_CODE = (
+    *(f"envs/sources/{name}.py" for name in ("splits", "words", "arithmetic", "functions")),
+    *(f"envs/sources/{name}.py" for name in ("constraints", "topics", "nano")),
+    *("rl/nano.py", "rl/sft.py", "rl/optim/batched_muon.py", "rewards/judge_prompt.py"),
+)
+"""What decides nano beside its config and the shipped rubrics."""
+
+
+@dataclass(frozen=True, slots=True)
+class SftConfig:
+    """How nano is made. One pass over the rows, in random order.
+
+    Short on purpose: nano has to be imperfect on every kind, so that RL has something to do.
+    """
+
+    rows: dict[str, int] = field(
+        default_factory=lambda: {"math": 8000, "code": 2800, "instruction": 4800, "open": 1000}
+    )
+    """Demonstrations by task kind."""
+    judge_rows: int = 2400
+    """Judge verdicts: they bootstrap the critic, as K2's SFT does."""
+    batch_size: int = 32
+    muon_lr: float = 0.01
+    """Peak learning rate of the hidden matrices."""
+    adam_lr: float = 3e-3
+    """Peak learning rate of embeddings and norms."""
+    warmup_steps: int = 20
+    max_seconds: float = 600.0
+    """Training stops after this long, whatever is left of the rows."""
+    seed: int = 0
+    model: NanoConfig = field(default_factory=NanoConfig)
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.rows) - set(SOURCES):
+            raise ConjointError(
+                f"sft.rows names {min(unknown)!r}; expected kinds among {', '.join(SOURCES)}"
+            )
+        if min([*self.rows.values(), self.judge_rows]) < 0:
+            raise ConjointError("sft.rows and sft.judge_rows must be 0 or more")
+        if sum(self.rows.values()) + self.judge_rows < self.batch_size or self.batch_size < 1:
+            raise ConjointError(
+                f"sft.batch_size is {self.batch_size}; expected at least 1 and at most all rows"
+            )
+        if min(self.muon_lr, self.adam_lr, self.max_seconds) <= 0 or self.warmup_steps < 0:
+            raise ConjointError(
+                "sft.muon_lr, sft.adam_lr and sft.max_seconds must be above 0, "
+                "sft.warmup_steps 0 or more"
+            )
+
+
+def judge_conversations(split: str, count: int, seed: int) -> list[Conversation]:
+    """Verdicts on pairs of all kinds; each pair in both orders, so that no letter is favoured."""
+    rubrics = [r for r in load_rubrics(shipped_rubrics()) if r.applies("open")]
+    each = -(-count // (2 * len(SOURCES)))
+    pairs = {kind: verifiable_pairs[kind](split, each, seed + 1) for kind in VERIFIABLE}
+    pairs["open"] = open_pairs(split, each, seed + 1)
+    conversations: list[Conversation] = []
+    for kind, members in pairs.items():
+        for task, better, worse in members:
+            for winner, a, b in (("A", better, worse), ("B", worse, better)):
+                asked = rubrics if kind == "open" else []
+                prompt = judge_messages(task, a, b, asked, JUDGE_TEMPLATE)
+                verdict = verdict_text(winner, JUDGE_TEMPLATE)
+                conversations.append([*prompt, Message(role="assistant", content=verdict)])
+    return conversations[:count]
+
+
+def ptx_conversations(count: int, seed: int = 0) -> list[Conversation]:
+    """Curated rows of the `ptx` split for the PTX loss: three judge verdicts to one open answer.
+
+    They keep the judge and the voice of nano as SFT left them, and teach no verifiable kind.
+    """
+    chat = -(-count // 4)
+    rows = demonstrations["open"]("ptx", chat, seed)
+    rows += judge_conversations("ptx", count - chat, seed)
+    Random(derive_seed("ptx-order", seed)).shuffle(rows)
+    return rows
+
+
+def sft_conversations(cfg: SftConfig) -> list[Conversation]:
+    """All rows of one SFT, from the `sft` split alone, shuffled."""
+    rows = judge_conversations("sft", cfg.judge_rows, cfg.seed)
+    for kind, count in cfg.rows.items():
+        rows += demonstrations[kind]("sft", count, cfg.seed)
+    Random(derive_seed("sft-order", cfg.seed)).shuffle(rows)
+    return rows
+
+
+def tokenize(tokenizer: Any, conversations: Sequence[Conversation]) -> list[Row]:
+    """`input_ids` and `labels` of each conversation; labels are -100 but on the last answer."""
+    prompts = [
+        tokenizer.apply_chat_template(c[:-1], tokenize=False, add_generation_prompt=True)
+        for c in conversations
+    ]
+    answers = [c[-1]["content"] + tokenizer.eos_token for c in conversations]
+    prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    answer_ids = tokenizer(answers, add_special_tokens=False)["input_ids"]
+    return [
+        {"input_ids": p + a, "labels": [-100] * len(p) + a}
+        for p, a in zip(prompt_ids, answer_ids, strict=True)
+    ]
+
+
+def bucketed(rows: Sequence[Row], batch: int, seed: int) -> list[Row]:
+    """Rows reordered so that each run of `batch` rows has similar lengths: little padding.
+
+    Rows that fill no batch are left out.
+    """
+    rng = Random(derive_seed("sft-batches", seed))
+    batches: list[list[Row]] = []
+    for start in range(0, len(rows), batch * _WINDOW):
+        window = sorted(
+            rows[start : start + batch * _WINDOW], key=lambda row: len(row["input_ids"])
+        )
+        runs = [window[i : i + batch] for i in range(0, len(window), batch)]
+        rng.shuffle(runs)
+        batches += [run for run in runs if len(run) == batch]
+    return [row for run in batches for row in run]
+
+
+def train_sft(cfg: SftConfig, output: Path) -> dict[str, float]:
+    """Build, train and save nano into the folder `output`; returns seconds, tokens, loss, steps."""
+    started = time.monotonic()
+    conversations = sft_conversations(cfg)
+    tokenizer = build_tokenizer((m["content"] for c in conversations for m in c), cfg.model)
+    model = build_model(tokenizer, cfg.model, derive_seed("nano", cfg.seed))
+    rows = bucketed(tokenize(tokenizer, conversations), cfg.batch_size, cfg.seed)
+    trainer = _trainer(cfg, model, tokenizer, rows)
+    result = trainer.train()
+    save_policy(model, tokenizer, output)
+    return {
+        "seconds": time.monotonic() - started,
+        "tokens": float(sum(len(row["input_ids"]) for row in rows)),
+        "loss": float(result.training_loss),
+        "steps": float(trainer.state.global_step),
+    }
+
+
+def _trainer(cfg: SftConfig, model: Any, tokenizer: Any, rows: list[Row]) -> Any:
+    from datasets import Dataset
+    from transformers import get_cosine_schedule_with_warmup
+    from transformers.utils import logging
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    from rl.optim.batched_muon import MuonAdamW
+
+    logging.disable_progress_bar()
+    steps = len(rows) // cfg.batch_size
+    optimizer = MuonAdamW(model, cfg.muon_lr, cfg.adam_lr)
+    schedule = get_cosine_schedule_with_warmup(optimizer, cfg.warmup_steps, steps)
+    args = SFTConfig(
+        output_dir=tempfile.gettempdir(),
+        use_cpu=True,
+        bf16=False,
+        per_device_train_batch_size=cfg.batch_size,
+        num_train_epochs=1,
+        max_grad_norm=1.0,
+        gradient_checkpointing=False,
+        # The rows are shuffled, bucketed by length and tokenised already.
+        train_sampling_strategy="sequential",
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        dataloader_pin_memory=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        logging_strategy="no",
+        seed=derive_seed("trainer", cfg.seed),
+    )
+    return SFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        optimizers=(optimizer, schedule),
+        callbacks=[_progress(steps, cfg.max_seconds)],
+    )
+
+
+def _progress(steps: int, max_seconds: float) -> Any:
+    """A callback that draws one rich line and stops the training at its deadline."""
+    from rich.progress import Progress, TimeElapsedColumn, TimeRemainingColumn
+    from transformers import TrainerCallback
+
+    class ProgressLine(TrainerCallback):
+        def __init__(self) -> None:
+            self.bar = Progress(
+                *Progress.get_default_columns()[:3], TimeElapsedColumn(), TimeRemainingColumn()
+            )
+            self.line = self.bar.add_task("SFT of nano", total=steps)
+            self.deadline = 0.0
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.deadline = time.monotonic() + max_seconds
+            self.bar.start()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.bar.update(self.line, completed=state.global_step)
+            control.should_training_stop |= time.monotonic() > self.deadline
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.bar.stop()
+
+    return ProgressLine()
+
+
+def nano_key(cfg: SftConfig) -> str:
+    """A hash of the config and of every file that decides what nano is."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256(json.dumps(asdict(cfg), sort_keys=True).encode())
+    rubrics = sorted((root / "configs" / "rubrics").glob("*.yaml"))
+    for file in [*(root / name for name in _SOURCE_CODE), *rubrics]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def nano_folder(cfg: SftConfig, cache_dir: Path | None = None) -> Path:
+    """Where the nano of this config is cached; the folder exists once it is built."""
+    home = Path(os.environ.get("CONJOINT_CACHE") or Path.home() / ".cache" / "conjoint")
+    return (cache_dir or home) / f"nano-{nano_key(cfg)}"
+
+
+def nano_policy(cfg: SftConfig | None = None, cache_dir: Path | None = None) -> Path:
+    """The folder of the trained nano: built now if this config was never built here.
+
+    Written under a temporary name and renamed, so that an interrupted build leaves nothing behind
+    that looks finished; of two builds at once the first one to finish counts.
+    """
+    cfg = cfg or SftConfig()
+    folder = nano_folder(cfg, cache_dir)
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".nano-", dir=folder.parent))
+    try:
+        measured = train_sft(cfg, temporary)
+        (temporary / "sft.json").write_text(
+            json.dumps({"config": asdict(cfg), **measured}, indent=2) + "\n", encoding="utf-8"
+        )
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder

@@ -1,0 +1,171 @@
+"""The parts of one run, and the verbs of the loop that concern several of them."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from envs.mixture import Mixture
+from rewards.judge import Judge
+from rl.checkpoint import save_checkpoint
+from rl.config import Config
+from rl.console import RunConsole, Stopwatch
+from rl.evaluate import Evaluator
+from rl.guard import Guard
+from rl.interrupt import Interrupt
+from rl.learner import Learner
+from rl.metrics import Trackers, plain_words, step_metrics
+from rl.ptx import PtxRow, PtxStream
+from rl.report.summary import write_summary
+from rl.run_folder import RunFolder
+from rl.scoring import Scorer
+from rl.types import Group, Task
+from rl.weight_sync import PausedSync
+from rollouts.collector import Collector
+from rollouts.engine import RolloutEngine
+from rollouts.episode import EpisodeLimits
+
+
+@dataclass(slots=True)
+class System:
+    cfg: Config
+    folder: RunFolder
+    mixture: Mixture
+    collector: Collector
+    scorer: Scorer
+    judge: Judge
+    engine: RolloutEngine
+    learner: Learner
+    weight_sync: PausedSync
+    ptx: PtxStream | None
+    evaluator: Evaluator
+    guard: Guard
+    trackers: Trackers
+    console: RunConsole
+    clock: Stopwatch
+    interrupt: Interrupt
+    step: int = 0
+    """Steps done; also the version of the weights."""
+    time_split: dict[str, float] = field(default_factory=dict)
+    """Seconds by phase over the steps done."""
+    wall_s: float = 0.0
+    """Seconds of earlier sittings of a resumed run."""
+    started: float = field(default_factory=time.monotonic)
+    closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    """What else must end with the run: the jail, plug-ins, the weight buffer."""
+
+    @property
+    def temperature(self) -> float:
+        return self.cfg.rollout.temperature.at(self.step, self.cfg.num_steps)
+
+    @property
+    def budgets(self) -> dict[str, int]:
+        """Tokens by kind; empty when budgets are off."""
+        kinds = (*self.cfg.kinds, "critic") if self.cfg.budget.enabled else ()
+        return {kind: self.cfg.budget_of(kind) for kind in kinds}
+
+    def limits(self, task: Task) -> EpisodeLimits:
+        rollout = self.cfg.rollout
+        return EpisodeLimits(
+            self.cfg.budget_of(task.kind),
+            rollout.max_model_len,
+            rollout.max_turns,
+            self.temperature,
+        )
+
+    def ptx_rows(self) -> list[PtxRow]:
+        return self.ptx.next() if self.ptx else []
+
+    def check_batch(self, groups: Sequence[Group]) -> None:
+        """Stop rules on what was graded. The rollouts are stored first: they hold the reasons."""
+        self.folder.write_rollouts(self.step + 1, groups, self.budgets)
+        self.guard.check_batch(step_metrics(groups, self.budgets))
+
+    def record(self, groups: Sequence[Group], metrics: dict[str, float]) -> None:
+        """Log the step just done."""
+        split = self.clock.split()
+        for phase, seconds in split.items():
+            self.time_split[phase] = self.time_split.get(phase, 0.0) + seconds
+        sampled = sum(t.num_sampled for g in groups for t in g.trajectories)
+        figures = {
+            **step_metrics(groups, self.budgets),
+            **metrics,
+            **self.judge.drain_metrics(),
+            **self.mixture.metrics(),
+            **{f"time/{phase}": seconds for phase, seconds in split.items()},
+            "tokens_per_s": sampled / max(sum(split.values()), 1e-9),
+            "temperature": groups[0].trajectories[0].temperature,
+            "version": float(self.step),
+            "probe_gap": self.weight_sync.last_probe_gap,
+        }
+        self.trackers.log(self.step, figures)
+        self.console.step(self.step, figures, plain_words(groups, self.budgets))
+
+    async def evaluate(self, tag: str) -> None:
+        self.console.message(f"evaluating on held-out tasks ({tag}) ...")
+        with self.clock.phase("evaluate"):
+            for name, rows in (await self.evaluator.evaluate(tag)).items():
+                self.folder.write_eval(name, rows)
+        self.clock.split()
+
+    async def evaluate_at_start(self) -> None:
+        self.clock.split()
+        if self.step == 0:
+            await self.interrupt.until_stopped(self.evaluate("start"))
+
+    async def evaluate_and_save_if_due(self) -> None:
+        every = self.cfg.eval.every
+        if every and self.step % every == 0 and self.step < self.cfg.num_steps:
+            await self.interrupt.until_stopped(self.evaluate(f"step-{self.step:06d}"))
+        if self.cfg.checkpoint.due(self.step, self.cfg.num_steps):
+            await self.save()
+
+    async def finish(self) -> None:
+        """The last evaluation or, when a signal ended the run early, a checkpoint."""
+        if self.step == self.cfg.num_steps and not self.interrupt.stopped:
+            await self.interrupt.until_stopped(self.evaluate("end"))
+        if self.interrupt.stopped:
+            await self.save()
+
+    async def save(self) -> None:
+        self.wall_s += time.monotonic() - self.started
+        self.started = time.monotonic()
+        await save_checkpoint(
+            self.folder.checkpoints, self.step, self.learner, self.state(), self.cfg.checkpoint.keep
+        )
+        self.clock.split()
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs beside the learner's own state."""
+        return {
+            "mixture": self.mixture.state(),
+            "ptx": self.ptx.state() if self.ptx else None,
+            "time_split": self.time_split,
+            "wall_s": self.wall_s,
+        }
+
+    def load_state(self, step: int, state: dict[str, Any]) -> None:
+        self.step = step
+        self.mixture.load_state(state["mixture"])
+        if self.ptx:
+            self.ptx.load_state(state["ptx"])
+        self.time_split = dict(state["time_split"])
+        self.wall_s = state["wall_s"]
+
+    def write_summary(self) -> None:
+        rollout, learner = self.cfg.rollout, self.cfg.learner
+        write_summary(
+            self.folder,
+            engine=f"{rollout.engines} vLLM worker(s), {rollout.dtype}",
+            learner=f"{learner.ranks} DeepSpeed rank(s), ZeRO {learner.zero_stage}, "
+            f"{learner.dtype}",
+            wall_s=self.wall_s + time.monotonic() - self.started,
+        )
+
+    async def close(self) -> None:
+        """End every part; what the run started does not outlive it."""
+        self.trackers.finish()
+        await asyncio.gather(self.engine.close(), self.learner.close())
+        for close in self.closers:
+            await close()

@@ -1,0 +1,80 @@
+"""Task sets of a run: the training mixture, the held-out tasks, and the judge's fixed pairs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from envs.mixture import CRITIC, Mixture, MixtureConfig, Source, split_rows
+from envs.sources.dataset import DatasetSource
+from envs.sources.nano import SOURCES, VERIFIABLE, verifiable_pairs
+from rewards import code, instructions
+from rewards import math as math_reward
+from rl.config import Config, TaskConfig
+from rl.sft import ptx_conversations
+from rl.types import ConjointError, Task
+
+HELDOUT_SEED = 0
+"""Held-out tasks and judge pairs are the same in every run, whatever its seed."""
+
+REFERENCE_CHECKS: dict[str, Callable[[Any], None]] = {
+    "math": math_reward.validate_reference,
+    "code": code.validate_reference,
+    "instructions": instructions.validate_reference,
+}
+"""Reward -> what it asks of a reference; raises ValueError."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSets:
+    mixture: Mixture
+    heldout: dict[str, list[Task]]
+    """By kind; only kinds that a verifier grades."""
+    judge_pairs: list[tuple[Task, str, str]]
+    """(task, right answer, wrong answer)."""
+
+
+def build_tasks(cfg: Config) -> TaskSets:
+    """Open every source. Raises ConjointError for a file or row that cannot be used."""
+    sources: dict[str, Source] = {}
+    heldout: dict[str, list[Task]] = {}
+    for kind, task in cfg.kinds.items():
+        sources[kind], apart = _split(cfg, kind, task)
+        if not cfg.reward.only_rubric(kind) and apart is not None and cfg.eval.tasks:
+            count = cfg.eval.tasks if task.path is None else min(cfg.eval.tasks, task.heldout)
+            heldout[kind] = [apart.task(i) for i in range(count)]
+    mixture = Mixture(sources, MixtureConfig(mixture_weights(cfg)), cfg.seed)
+    return TaskSets(mixture, heldout, _judge_pairs(cfg))
+
+
+def mixture_weights(cfg: Config) -> dict[str, float]:
+    """Relative shares of the groups of a step, the critic's queue included."""
+    critic = {CRITIC: cfg.critic.weight} if cfg.critic.refine else {}
+    return {kind: task.weight for kind, task in cfg.kinds.items()} | critic
+
+
+def _split(cfg: Config, kind: str, task: TaskConfig) -> tuple[Source, Source | None]:
+    """(training source, held-out source) of one kind, disjoint by the hash of their content."""
+    if task.path is not None:
+        check = REFERENCE_CHECKS.get(cfg.reward.kinds[kind][0])
+        validate = (lambda _, reference: check(reference)) if check else None
+        rows = DatasetSource(task.path, kind, suffix=task.prompt_suffix, validate=validate)
+        return split_rows(rows, task.heldout, HELDOUT_SEED)
+    if kind not in SOURCES:
+        raise ConjointError(
+            f"tasks.{kind}.path is not set, and there is no procedural source of kind {kind}; "
+            f"known are {', '.join(SOURCES)}"
+        )
+    return SOURCES[kind]("train", cfg.seed), SOURCES[kind]("heldout", HELDOUT_SEED)
+
+
+def _judge_pairs(cfg: Config) -> list[tuple[Task, str, str]]:
+    kinds = [kind for kind in VERIFIABLE if kind in cfg.kinds and cfg.tasks[kind].path is None]
+    each = cfg.eval.judge_pairs // max(1, len(kinds))
+    return [p for kind in kinds for p in verifiable_pairs[kind]("heldout", each, HELDOUT_SEED)]
+
+
+def nano_ptx_rows(count: int = 512) -> list[tuple[str, Any]]:
+    """PTX rows of the built-in source, as (place, row): they keep nano's judge and its voice, and
+    teach none of the verifiable kinds."""
+    rows = ptx_conversations(count, HELDOUT_SEED)
+    return [(f"ptx row {i}", {"messages": row}) for i, row in enumerate(rows, 1)]

@@ -1,0 +1,130 @@
+"""Learner -> engines. A sync ends when every engine has answered with version and checksum.
+
+The order is the contract: the engines are paused (no request runs), the learner writes the weights,
+each engine verifies, loads and answers, and the probe compares log-probs where it is due; only then
+does the caller sample again. A checksum proves transport, not use; the probe proves use.
+
+Transports are senders: `SharedMemorySender` here, `NcclSender` in `rl/nccl_sync.py`.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from rl.types import ConjointError, StopRun, derive_seed
+from rollouts.engine import RolloutEngine
+from rollouts.weights import ALIGNMENT, Manifest, Sent, SharedBuffer, TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from rl.learner import Learner
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSyncConfig:
+    backend: str = "shm"
+    """shm: one machine, any device. nccl: GPUs, one or more machines."""
+    probe_every: int = 10
+    """Compare log-probs of a probe prompt after the first sync and every Nth after it; 0: never."""
+    probe_tokens: int = 64
+    probe_tolerance: float = 1e-3
+    """Largest |engine - learner| log-prob of the probe. fp32 needs about 1e-5, bf16 about 0.1."""
+
+    def validate(self) -> None:
+        if self.backend not in ("shm", "nccl"):
+            raise ConjointError(f"weight_sync.backend={self.backend!r} is unknown; use shm or nccl")
+
+
+class WeightSync(Protocol):
+    async def __call__(self, learner: "Learner", engine: RolloutEngine, version: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WeightMeta:
+    """One parameter as vLLM's `ParamMeta` describes it; the shape is that of the full tensor."""
+
+    name: str
+    dtype: "torch.dtype"
+    shape: tuple[int, ...]
+
+
+class Weights(Protocol):
+    """(Hugging Face name, full tensor) pairs. Each iteration is a fresh pass, which may be
+    collective: every learner rank makes the same passes."""
+
+    def __iter__(self) -> Iterator[tuple[str, "torch.Tensor"]]: ...
+
+    def metadata(self) -> list[WeightMeta]:
+        """What an iteration gives, in its order, known without one."""
+        ...
+
+
+class Sender(Protocol):
+    """A transport. Travels to the learner's rank 0, where the first of equal ones stays."""
+
+    def send(self, weights: Weights, version: int) -> Sent: ...
+
+
+@dataclass(slots=True)
+class SharedMemorySender:
+    """Writes named tensors into one warm shared buffer."""
+
+    path: str
+    _buffer: SharedBuffer | None = field(default=None, init=False, compare=False, repr=False)
+
+    def send(self, weights: Iterable[tuple[str, "torch.Tensor"]], version: int) -> Manifest:
+        """Returns the manifest of what now lies in the buffer."""
+        import torch
+
+        tensors = [(name, tensor.detach()) for name, tensor in weights]
+        specs, end = [], 0
+        for name, tensor in tensors:
+            nbytes = tensor.numel() * tensor.element_size()
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            specs.append(TensorSpec(name, tuple(tensor.shape), dtype, end, nbytes))
+            end = -(-(end + nbytes) // ALIGNMENT) * ALIGNMENT
+        if self._buffer is None:
+            self._buffer = SharedBuffer(self.path, end, create=True)
+        for spec, (_, tensor) in zip(specs, tensors, strict=True):
+            target = torch.frombuffer(
+                self._buffer.view, dtype=tensor.dtype, count=tensor.numel(), offset=spec.offset
+            )
+            target.view(tensor.shape).copy_(tensor)
+        return Manifest(self.path, version, self._buffer.checksum(end), end, tuple(specs))
+
+
+class PausedSync:
+    """pause -> send -> load -> probe -> resume."""
+
+    def __init__(self, cfg: WeightSyncConfig, sender: Sender, vocab_size: int, seed: int) -> None:
+        self._cfg = cfg
+        self._sender = sender
+        self._probe = [derive_seed(seed, "probe", i) % vocab_size for i in range(cfg.probe_tokens)]
+        self._syncs = 0
+        self.last_probe_gap = 0.0
+
+    async def __call__(self, learner: "Learner", engine: RolloutEngine, version: int) -> None:
+        await engine.pause()
+        sent = await learner.send_weights(self._sender, version)
+        await engine.load_weights(sent, version)
+        await engine.resume()
+        due = self._cfg.probe_every and self._syncs % self._cfg.probe_every == 0
+        self._syncs += 1
+        if due:
+            await self.probe(learner, engine)
+
+    async def probe(self, learner: "Learner", engine: RolloutEngine) -> None:
+        """Raises StopRun when engine and learner disagree about the probe prompt."""
+        ours = await learner.logprobs(self._probe)
+        theirs = await engine.prompt_logprobs(self._probe)
+        gap = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+        self.last_probe_gap = gap
+        # "not <=" so that a NaN fires too.
+        if not gap <= self._cfg.probe_tolerance:
+            raise StopRun(
+                f"after a weight sync the engine's log-probs of the probe prompt differ from the "
+                f"learner's by {gap:.3g} (weight_sync.probe_tolerance is "
+                f"{self._cfg.probe_tolerance}): "
+                "the engine does not use the weights it was sent"
+            )

@@ -1,0 +1,107 @@
+"""The rollout engine's contract, and the configuration of rollouts."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rl.types import ConjointError, Sampler
+from rollouts.weights import Sent
+
+
+@dataclass(frozen=True, slots=True)
+class TemperatureConfig:
+    """Sampling temperature over the run (Kimi K2 decays it; the shape is not disclosed)."""
+
+    start: float = 1.0
+    end: float = 1.0
+    shape: str = "linear"
+    """linear or cosine, from `start` at step 0 to `end` at the last step."""
+
+    def at(self, step: int, num_steps: int) -> float:
+        import math
+
+        x = step / max(1, num_steps - 1)
+        if self.shape == "cosine":
+            x = (1 - math.cos(math.pi * x)) / 2
+        return self.start + (self.end - self.start) * x
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutConfig:
+    groups_per_step: int = 32
+    """Prompts a step, over all task kinds."""
+    group_size: int = 8
+    """K: answers a prompt."""
+    max_tokens: int = 64
+    """Hard cap on sampled tokens a trajectory, whatever its budget."""
+    max_model_len: int = 256
+    """Context of the engine, in tokens; prompt and answer together."""
+    max_turns: int = 1
+    temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
+    engines: int = 1
+    """vLLM workers."""
+    tensor_parallel: int = 1
+    gpus_per_engine: float = 0.0
+    """0 samples on CPU; else equal to `tensor_parallel`, or a fraction to share one GPU."""
+    dtype: str = "float32"
+    threads: int = 2
+    """CPU threads of one engine; CPU engines only."""
+    kv_cache_gb: float = 1.0
+    """KV cache on CPU, in GiB."""
+    block_size: int = 32
+    max_num_seqs: int = 256
+    start_timeout_s: float = 300.0
+    request_timeout_s: float = 300.0
+    """Deadline of one call to an engine."""
+    vllm: dict[str, Any] = field(default_factory=dict)
+    """Raw AsyncEngineArgs, merged last."""
+
+    def validate(self) -> None:
+        for key in ("groups_per_step", "group_size", "max_tokens", "engines", "tensor_parallel"):
+            if getattr(self, key) < 1:
+                raise ConjointError(f"rollout.{key}={getattr(self, key)} must be at least 1")
+        if self.group_size < 2:
+            raise ConjointError(
+                "rollout.group_size=1 leaves nothing to compare an answer with; use 2 or more"
+            )
+        if self.max_tokens >= self.max_model_len:
+            raise ConjointError(
+                f"rollout.max_tokens={self.max_tokens} leaves no room for a prompt in "
+                f"rollout.max_model_len={self.max_model_len}; raise the latter"
+            )
+        if self.gpus_per_engine not in (0, self.tensor_parallel) and not (
+            self.tensor_parallel == 1 and 0 < self.gpus_per_engine < 1
+        ):
+            raise ConjointError(
+                f"rollout.gpus_per_engine={self.gpus_per_engine:g} must be 0 (CPU), equal to "
+                f"rollout.tensor_parallel={self.tensor_parallel}, or a fraction of one GPU"
+            )
+        if self.temperature.shape not in ("linear", "cosine"):
+            raise ConjointError(
+                f"rollout.temperature.shape={self.temperature.shape!r} is unknown; "
+                "use linear or cosine"
+            )
+        if min(self.temperature.start, self.temperature.end) <= 0:
+            raise ConjointError("rollout.temperature must stay above 0 in training")
+
+
+class RolloutEngine(Sampler, Protocol):
+    """A sampler whose weights can be replaced. It refuses to sample between `pause` and the
+    confirmation of the weights it was last given."""
+
+    version: int
+
+    async def pause(self) -> None:
+        """Returns when no request runs; new ones wait for `resume`."""
+        ...
+
+    async def resume(self) -> None: ...
+
+    async def load_weights(self, sent: Sent, version: int, /) -> str:
+        """Load what was sent, unless the sender did; returns the checksum of what was received."""
+        ...
+
+    async def prompt_logprobs(self, tokens: list[int]) -> list[float]:
+        """log p(tokens[i] | tokens[:i]) for i >= 1: what the weight probe compares."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,197 @@
+"""The Ray actor around one vLLM engine. Runs in a process of its own; the driver's side of it is
+`rollouts/vllm_engine.py`."""
+
+import asyncio
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rollouts.engine import RolloutConfig
+
+_BACKENDS = {"shm": "shm", "nccl": "conjoint_nccl"}
+"""weight_sync.backend -> the name under which vLLM knows the receiving side."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    tokens: list[int]
+    max_tokens: int
+    temperature: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class SampleResult:
+    tokens: list[int]
+    logprobs: list[float]
+    stop_reason: str
+    versions: list[int]
+    """Distinct weight versions that sampled it, in order."""
+
+
+def engine_environment(cfg: RolloutConfig) -> dict[str, str]:
+    """Environment of the actor's process, which vLLM's own processes inherit."""
+    environment = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+    if not cfg.gpus_per_engine:
+        environment |= {
+            "OMP_NUM_THREADS": str(cfg.threads),
+            # Threads that wait must not spin: the learner and the jail share these cores.
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(cfg.kv_cache_gb))),
+        }
+    return environment
+
+
+def engine_args(model: str, cfg: RolloutConfig, seed: int) -> dict[str, Any]:
+    """AsyncEngineArgs of one worker; `rollout.vllm` is merged last."""
+    on_gpu = cfg.gpus_per_engine > 0
+    args: dict[str, Any] = {
+        "model": model,
+        "skip_tokenizer_init": True,
+        "dtype": cfg.dtype,
+        "seed": seed,
+        "max_model_len": cfg.max_model_len,
+        "block_size": cfg.block_size,
+        "max_num_seqs": cfg.max_num_seqs,
+        "tensor_parallel_size": cfg.tensor_parallel,
+        # Log-probs of the distribution really sampled: after temperature.
+        "logprobs_mode": "processed_logprobs",
+        "disable_log_stats": True,
+        "enforce_eager": not on_gpu,
+        "worker_extension_cls": "rollouts.shm_transfer.WorkerExtension",
+    }
+    if cfg.tensor_parallel > 1:
+        # Inside a placement group vLLM would ask Ray for GPUs that this actor already holds.
+        args["distributed_executor_backend"] = "mp"
+    if not on_gpu:
+        # A seeded request whose prefill is cut in chunks kills a CPU engine of vLLM 0.32
+        # ("CPU Generator does not use offset"), so prompts are prefilled whole.
+        args |= {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(4096, cfg.max_model_len),
+        }
+    return args | cfg.vllm
+
+
+class VllmWorker:
+    """Async methods only; made a Ray actor by `rollouts/vllm_engine.py`."""
+
+    def __init__(self, model: str, cfg: RolloutConfig, seed: int, backend: str) -> None:
+        from vllm.config.weight_transfer import WeightTransferConfig
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        import rollouts.shm_transfer  # noqa: F401 - registers our backends here too
+
+        self._stop_ids: list[int] = []
+        self._count = 0
+        args = AsyncEngineArgs(
+            **engine_args(model, cfg, seed),
+            weight_transfer_config=WeightTransferConfig(backend=_BACKENDS[backend]),
+        )
+        self._llm = AsyncLLM.from_engine_args(args)
+
+    async def ready(self, stop_ids: list[int]) -> list[int]:
+        """Returns the ids of vLLM's processes, which an actor that is killed leaves behind."""
+        self._stop_ids = stop_ids
+        await self._llm.update_weight_version("0")
+        return _descendants(os.getpid())
+
+    async def init_transfer(self, init_info: dict[str, Any]) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info))
+
+    async def sample(self, requests: list[SampleRequest]) -> list[SampleResult]:
+        """Answers all requests of one session; returns when the last has ended."""
+        return list(await asyncio.gather(*map(self._sample_one, requests)))
+
+    async def _sample_one(self, request: SampleRequest) -> SampleResult:
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            seed=request.seed,
+            stop_token_ids=self._stop_ids,
+            logprobs=0,
+        )
+        output = (await self._final_output(request.tokens, params)).outputs[0]
+        logprobs = [
+            step[t].logprob for t, step in zip(output.token_ids, output.logprobs, strict=True)
+        ]
+        spans = output.weight_versions or []
+        return SampleResult(
+            tokens=list(output.token_ids),
+            logprobs=logprobs,
+            stop_reason=str(output.finish_reason),
+            versions=[int(span.version) for span in spans],
+        )
+
+    async def _final_output(self, tokens: list[int], params: Any) -> Any:
+        from vllm import TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        params.detokenize = False
+        params.output_kind = RequestOutputKind.FINAL_ONLY
+        self._count += 1
+        prompt = TokensPrompt(prompt_token_ids=tokens)
+        outputs = self._llm.generate(prompt, params, request_id=str(self._count))
+        return [output async for output in outputs][-1]
+
+    async def prompt_logprobs(self, tokens: list[int]) -> list[float]:
+        """log p(tokens[i] | tokens[:i]) at temperature 1, for i >= 1."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(max_tokens=1, temperature=1.0, prompt_logprobs=0)
+        output = await self._final_output(tokens, params)
+        return [
+            step[token].logprob
+            for token, step in zip(tokens[1:], output.prompt_logprobs[1:], strict=True)
+        ]
+
+    async def pause(self) -> None:
+        # clear_cache drops KV of old weights and makes prefix hits start anew each step, so that a
+        # resumed run sees the same hits as an uninterrupted one.
+        await self._llm.pause_generation(mode="wait", clear_cache=True)
+
+    async def resume(self) -> None:
+        await self._llm.resume_generation()
+
+    async def load_weights(self, update_info: dict[str, Any] | None, version: int) -> list[Any]:
+        """Load one update, if there is one left to load; returns what each vLLM worker says it
+        received."""
+        if update_info is not None:
+            await self.start_weight_update()
+            await self.update_weights(update_info)
+            await self.finish_weight_update(version)
+        return await self._llm.collective_rpc("weight_receipt")
+
+    async def start_weight_update(self) -> None:
+        await self._llm.start_weight_update()
+
+    async def update_weights(self, update_info: dict[str, Any]) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        await self._llm.update_weights(WeightTransferUpdateRequest(update_info))
+
+    async def finish_weight_update(self, version: int) -> None:
+        await self._llm.finish_weight_update(weight_version=str(version))
+
+    async def shutdown(self) -> None:
+        children = _descendants(os.getpid())
+        self._llm.shutdown()
+        for pid in children:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def _descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    found = [int(p) for p in children.read_text().split()] if children.exists() else []
+    return found + [p for child in found for p in _descendants(child)]

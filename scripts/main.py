@@ -1,0 +1,96 @@
+"""The `conjoint` command: verbs, flags, help and exit codes; each verb's work is in its own file.
+
+Exit codes: 0 done, 2 a mistake the user can mend, 3 a stop rule ended the run, 128 + N a signal
+ended it. Nothing heavy is imported before a verb runs, so that `--help` answers at once.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rl.types import ConjointError, StopRun
+
+MISTAKE, STOPPED, INTERRUPTED = 2, 3, 130
+
+app = typer.Typer(
+    name="conjoint",
+    help="One joint RL loop for language models, on Ray, vLLM and DeepSpeed.",
+    epilog="Start with: conjoint quickstart",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Config keys, such as num_steps=10 or experiment=NAME (configs/experiment/).",
+        show_default=False,
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check the config, print the plan and start nothing.")
+]
+
+
+@app.command()
+def train(overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Train a policy with the joint loop; resume=RUN_DIR goes on with a run."""
+    _dispatch("train", overrides or [], dry_run=dry_run)
+
+
+@app.command()
+def quickstart(overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """The same as `train experiment=quickstart`: a small policy, on this machine, in minutes."""
+    _dispatch("train", ["experiment=quickstart", *(overrides or [])], dry_run=dry_run)
+
+
+@app.command()
+def sft(overrides: Overrides = None) -> None:
+    """Build the small from-scratch policy `nano` by supervised fine-tuning, and cache it."""
+    _dispatch("sft", overrides or [])
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")],
+) -> None:
+    """Rebuild report.html from the files of a run folder."""
+    _dispatch("report", run_dir)
+
+
+def main() -> None:
+    """The installed command."""
+    app(prog_name="conjoint")
+
+
+def main_of(verb: str, argv: Sequence[str]) -> None:
+    """One verb by itself: what `python -m scripts.VERB` runs."""
+    app([verb, *argv], prog_name="conjoint")
+
+
+def _dispatch(verb: str, *args: Any, **options: Any) -> None:
+    """Call `run` of scripts/VERB.py and exit with its code, or with that of the error it raised."""
+    try:
+        code = importlib.import_module(f"scripts.{verb}").run(*args, **options)
+    except ConjointError as error:
+        code = _say("error", error, MISTAKE)
+    except StopRun as stop:
+        code = _say("stopped", stop, STOPPED)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    raise typer.Exit(code or 0)
+
+
+def _say(word: str, error: Exception, code: int) -> int:
+    print(f"{word}: {error}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The installed command, run as a user runs it, with real Ray, vLLM and DeepSpeed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+COMMAND = Path(sys.executable).with_name("conjoint")
+SMALL = [
+    "num_steps=4",
+    "rollout.groups_per_step=8",
+    "rollout.group_size=4",
+    "tasks.open.weight=8",
+    "eval.tasks=16",
+    "eval.judge_pairs=6",
+    "checkpoint.every=2",
+    "checkpoint.keep=4",
+    "weight_sync.probe_every=2",
+]
+"""A quickstart in four steps."""
+
+
+@dataclass
+class Ended:
+    code: int
+    output: str
+    names: tuple[str, ...] = ()
+    """Of the processes that an interrupted command had at that moment."""
+
+
+def conjoint(*args: str, timeout: float = 600, cwd: Path | None = None) -> Ended:
+    """Run the command to its end."""
+    done = subprocess.run(
+        [str(COMMAND), *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        cwd=cwd,
+    )
+    return Ended(done.returncode, done.stdout)
+
+
+def interrupted(
+    number: int, ready: Callable[[], bool], *args: str, timeout: float = 600
+) -> tuple[Ended, list[psutil.Process]]:
+    """Run the command and send it a signal once `ready`; also the processes it had at that time.
+
+    The signal goes to the whole process group, as a terminal's Ctrl-C does.
+    """
+    process = subprocess.Popen(
+        [str(COMMAND), *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + timeout
+    while not ready():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the moment to interrupt never came"
+        time.sleep(0.2)
+    started = psutil.Process(process.pid).children(recursive=True)
+    names = tuple(filter(None, map(_name, started)))
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    output = process.communicate(timeout=120)[0]
+    return Ended(process.returncode, output, names), started
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:  # a jailed program that has just ended
+        return ""
+
+
+def left_running(processes: list[psutil.Process]) -> list[str]:
+    """Names of those that still live a moment later."""
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    return [" ".join(p.cmdline()) or p.name() for p in alive if p.status() != "zombie"]
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")

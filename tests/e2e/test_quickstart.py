@@ -1,0 +1,101 @@
+"""The joint loop on real engines: a whole run, and one that is interrupted twice and resumed."""
+
+import hashlib
+import json
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from rl.run_folder import read_jsonl
+from tests.e2e.conftest import SMALL, Ended, conjoint, interrupted, left_running
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+
+
+@pytest.fixture(scope="module")
+def whole(runs: Path) -> Path:
+    """A run from start to end."""
+    ended = conjoint("quickstart", *SMALL, f"run_dir={runs / 'whole'}", timeout=900)
+    assert ended.code == 0, ended.output
+    assert re.search(r"report: .*report\.html", ended.output) and "next:" in ended.output
+    return runs / "whole"
+
+
+@pytest.fixture(scope="module")
+def resumed(runs: Path, whole: Path) -> tuple[Path, list[Ended], list[str]]:
+    """The same run, stopped by SIGTERM after step 1 and by Ctrl-C after step 2, then ended."""
+    path = runs / "resumed"
+
+    def steps_done(count: int):
+        return lambda: len(read_jsonl(path / "metrics.jsonl")) >= count
+
+    first, started = interrupted(
+        signal.SIGTERM, steps_done(1), "quickstart", *SMALL, f"run_dir={path}"
+    )
+    left = left_running(started)
+    second, started = interrupted(signal.SIGINT, steps_done(3), "train", f"resume={path}")
+    left += left_running(started)
+    last = conjoint("train", f"resume={path}")
+    assert last.code == 0, last.output
+    return path, [first, second], left
+
+
+def test_the_run_folder_is_complete(whole: Path):
+    names = {p.name for p in whole.iterdir()}
+    assert {"config.yaml", "versions.json", "metrics.jsonl", "summary.json", "report.html"} <= names
+    assert len(read_jsonl(whole / "metrics.jsonl")) == 4
+    rows = read_jsonl(whole / "rollouts" / "step-000001.jsonl")
+    assert len(rows) == 32 and all(r["scores"] for r in rows)
+    assert {"math", "code", "instruction"} <= set(
+        json.loads((whole / "summary.json").read_text())["heldout"]
+    )
+
+
+def test_all_four_parts_of_the_loss_and_the_gap_are_in_the_metrics(whole: Path):
+    last = read_jsonl(whole / "metrics.jsonl")[-1]
+    for name in ("loss/policy", "loss/ptx", "reward/math", "reward/open", "truncated/code"):
+        assert name in last, name
+    assert last["gap/max"] < 1e-3 and last["judge/calls"] > 0
+    assert any("reward/critic" in row for row in read_jsonl(whole / "metrics.jsonl"))
+
+
+def test_the_checkpoint_opens_in_transformers_and_differs_from_the_start(whole: Path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    first, last = (whole / "checkpoints" / f"step-00000{n}" / "hf" for n in (2, 4))
+    model = AutoModelForCausalLM.from_pretrained(last)
+    assert AutoTokenizer.from_pretrained(last).chat_template
+    assert sum(p.numel() for p in model.parameters()) > 500_000
+    assert weights(first) != weights(last)
+
+
+def test_interrupts_exit_with_the_signals_code_and_leave_nothing_behind(resumed):
+    path, (terminated, stopped), left = resumed
+    assert terminated.code == 128 + signal.SIGTERM, terminated.output
+    assert stopped.code == 128 + signal.SIGINT, stopped.output
+    assert f"resume={path}" in terminated.output
+    for names in (terminated.names, stopped.names):
+        for part in ("raylet", "VLLM", "ray::RankActor"):
+            assert any(part in name for name in names), (part, names)
+    assert not left
+
+
+def test_interrupted_equals_uninterrupted(whole: Path, resumed):
+    path = resumed[0]
+    final = "checkpoints/step-000004/hf"
+    assert weights(path / final) == weights(whole / final)
+    for step in range(1, 5):
+        ours, theirs = (
+            [
+                (r["task_id"], r["member"], r["tokens"], r["behavior_logprobs"], r["reward"])
+                for r in read_jsonl(run / "rollouts" / f"step-{step:06d}.jsonl")
+            ]
+            for run in (path, whole)
+        )
+        assert ours == theirs, f"step {step}"
+
+
+def weights(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()

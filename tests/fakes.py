@@ -1,0 +1,120 @@
+"""Stand-ins for unit tests: a sampler that answers from a script, a learner that only counts."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rl.types import Completion, Message
+
+END = 1
+OFFSET = 10
+
+
+class CharRenderer:
+    """One token a character, so that tests can read tokens."""
+
+    stop_ids = (END,)
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        return self.encode(
+            "".join(f"<{m['role']}>{m['content']}" for m in messages) + "<assistant>"
+        )
+
+    def next_turn(self, messages: Sequence[Message]) -> list[int]:
+        return self.prompt(messages)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        return "".join(chr(t - OFFSET) for t in tokens if t != END).strip()
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(c) + OFFSET for c in text]
+
+    def dialogue(self, messages: Sequence[Message]) -> list[int]:
+        tokens: list[int] = []
+        for i, message in enumerate(messages):
+            if message["role"] == "assistant":
+                tokens = [*self.prompt(messages[:i]), *self.encode(message["content"]), END]
+        return tokens or self.prompt(messages)
+
+
+Answer = Callable[[str, int], str]
+"""(prompt text, seed) -> answer text."""
+
+
+class FakeEngine:
+    """Answers from a function; counts what the loop asks of it."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self.version = 0
+        self.paused = False
+        self.loads: list[int] = []
+        self.calls = 0
+        self.closed = False
+
+    async def __call__(
+        self,
+        tokens: Sequence[int],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        session: str = "",
+    ) -> Completion:
+        assert not self.paused, "sampled while paused"
+        self.calls += 1
+        text = self._answer(CharRenderer().text(tokens), seed)
+        sampled = [*CharRenderer().encode(text), END]
+        stop = "stop" if len(sampled) <= max_tokens else "length"
+        sampled = sampled[:max_tokens]
+        return Completion(sampled, [-0.5] * len(sampled), stop, self.version, "fake-0")
+
+    async def pause(self) -> None:
+        self.paused = True
+
+    async def resume(self) -> None:
+        self.paused = False
+
+    async def load_weights(self, manifest: Any, version: int) -> str:
+        assert self.paused, "weights loaded while sampling"
+        self.version = version
+        self.loads.append(version)
+        return "checksum"
+
+    async def prompt_logprobs(self, tokens: list[int]) -> list[float]:
+        return [-1.0] * (len(tokens) - 1)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class FakeLearner:
+    """Keeps the batches it was given."""
+
+    def __init__(self) -> None:
+        self.batches: list[Any] = []
+        self.versions: list[int] = []
+        self.saved: list[Path] = []
+        self.closed = False
+
+    async def step(self, batch: Any, version: int) -> dict[str, float]:
+        self.batches.append(batch)
+        self.versions.append(version)
+        return {"loss/policy": 0.1, "loss/ptx": 1.0, "loss/total": 0.2, "gap/mean": 0.0}
+
+    async def logprobs(self, tokens: list[int]) -> list[float]:
+        return [-1.0] * (len(tokens) - 1)
+
+    async def send_weights(self, sender: Any, version: int) -> str:
+        return f"weights {version}"
+
+    async def save(self, folder: Path) -> None:
+        (folder / "hf").mkdir(parents=True)
+        (folder / "hf" / "config.json").write_text("{}")
+        self.saved.append(folder)
+
+    async def load(self, folder: Path) -> None:
+        return None
+
+    async def close(self) -> None:
+        self.closed = True

@@ -1,0 +1,80 @@
+"""Programs that people wrote: reference solutions of a public set are paid, broken ones are not."""
+
+import ast
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rewards.code import CodeReward, validate_reference
+from rewards.sandbox.base import SandboxConfig, SandboxUnavailable
+from rewards.sandbox.jail import LocalJail
+from rl.types import Score, Task
+
+_FILE = Path(__file__).parents[3] / "shared/data/mbpp_sanitized.json"
+_ROWS = 120
+
+
+def _cases(row: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
+    """The asserts of the form f(literals) == literal, as function cases."""
+    entry, cases = "", []
+    for line in row["test_list"]:
+        statement = ast.parse(line).body[0]
+        match statement:
+            case ast.Assert(
+                test=ast.Compare(
+                    left=ast.Call(func=ast.Name(id=name), args=args, keywords=[]),
+                    ops=[ast.Eq()],
+                    comparators=[expected],
+                )
+            ):
+                try:
+                    values = [ast.literal_eval(arg) for arg in args]
+                    case = {"args": values, "expected": ast.literal_eval(expected)}
+                except ValueError:
+                    continue
+                entry = name
+                cases.append(case)
+    return entry, cases
+
+
+def _tasks() -> list[tuple[Task, str]]:
+    found = []
+    for row in json.loads(_FILE.read_text()):
+        entry, cases = _cases(row)
+        if cases:
+            tests = {"type": "function", "entry": entry, "cases": cases}
+            task = Task.make("code", row["prompt"], {"language": "python", "tests": tests})
+            validate_reference(task.reference)
+            found.append((task, row["code"]))
+    return found[:_ROWS]
+
+
+def _grade(jobs: list[tuple[Task, str]]) -> list[Score]:
+    async def run() -> list[Score]:
+        jail = LocalJail(SandboxConfig(wall_s=20.0, workers=4))
+        await jail.start()
+        try:
+            reward = CodeReward(jail)
+            return list(await asyncio.gather(*(reward.check(*job) for job in jobs)))
+        finally:
+            await jail.close()
+
+    try:
+        return asyncio.run(run())
+    except SandboxUnavailable as error:
+        pytest.skip(str(error))
+
+
+def test_reference_solutions_are_paid_and_broken_ones_are_not() -> None:
+    if not _FILE.exists():
+        pytest.skip(f"no data at {_FILE}")
+    tasks = _tasks()
+    assert len(tasks) == _ROWS
+    broken = [(task, code.replace("return", "return None and")) for task, code in tasks]
+    scores = _grade(tasks + broken)
+    refused = [s for s in scores[: len(tasks)] if s.value != 1.0]
+    assert not refused, refused[:5]
+    assert not any(s.value for s in scores[len(tasks) :])

@@ -1,0 +1,84 @@
+"""Each stop rule fires beyond its limit, not at it, and says what to do."""
+
+from typing import Any
+
+import pytest
+
+from rl.guard import Guard, GuardConfig
+from rl.types import ConjointError, StopRun
+
+NAN = float("nan")
+FINE = {"loss/total": 1.0, "gap/mean": 0.001, "gap/math": 0.001}
+
+
+def test_a_healthy_run_goes_on() -> None:
+    guard = Guard(GuardConfig())
+    for _ in range(10):
+        guard.check_batch({"graded_share": 0.97, "masked/math": 0.1})
+        guard.check_update(FINE)
+
+
+@pytest.mark.parametrize("gap", [0.051, 3.0, float("inf")])
+def test_gap_above_its_limit_stops(gap: float) -> None:
+    metrics = {**FINE, "gap/mean": gap, "gap/max": 9.0, "gap/math": 0.2, "gap/code": 0.4}
+    with pytest.raises(StopRun, match=r"disagree by .* most in code \(0\.4\)") as stop:
+        Guard(GuardConfig()).check_update(metrics)
+    assert "guard.max_gap" in str(stop.value)
+
+
+def test_gap_limit_is_the_config() -> None:
+    Guard(GuardConfig(max_gap=0.5)).check_update({**FINE, "gap/mean": 0.4})
+    Guard(GuardConfig()).check_update({**FINE, "gap/mean": 0.05})
+    with pytest.raises(StopRun):
+        Guard(GuardConfig(max_gap=0.0001)).check_update(FINE)
+
+
+def test_few_graded_answers_stop() -> None:
+    guard = Guard(GuardConfig())
+    guard.check_batch({"graded_share": 0.5})
+    with pytest.raises(StopRun, match="Only 49% of the answers"):
+        guard.check_batch({"graded_share": 0.49})
+    Guard(GuardConfig(min_graded_share=0.0)).check_batch({"graded_share": 0.0})
+
+
+def test_one_kind_that_is_masked_stops_though_the_batch_is_graded() -> None:
+    metrics = {"graded_share": 0.9, "masked/math": 0.0, "masked/code": 0.75}
+    with pytest.raises(StopRun, match="75% of the code answers"):
+        Guard(GuardConfig()).check_batch(metrics)
+    Guard(GuardConfig(max_masked_share=0.8)).check_batch(metrics)
+
+
+def test_non_finite_loss_stops_at_the_third_in_a_row() -> None:
+    guard = Guard(GuardConfig())
+    bad = {**FINE, "loss/total": NAN}
+    guard.check_update(bad)
+    guard.check_update(bad)
+    guard.check_update(FINE)
+    guard.check_update(bad)
+    guard.check_update(bad)
+    with pytest.raises(StopRun, match="loss/total has not been a finite number for 3 steps"):
+        guard.check_update(bad)
+    with pytest.raises(StopRun, match="for 1 steps"):
+        Guard(GuardConfig(max_nonfinite_steps=1)).check_update(bad)
+
+
+def test_a_gap_that_is_no_number_cannot_pass_for_a_small_one() -> None:
+    guard = Guard(GuardConfig(max_nonfinite_steps=2))
+    guard.check_update({**FINE, "gap/mean": NAN})
+    with pytest.raises(StopRun, match="gap/mean"):
+        guard.check_update({**FINE, "gap/mean": NAN})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("max_gap", 0.0),
+        ("max_gap", NAN),
+        ("min_graded_share", 1.5),
+        ("max_masked_share", -0.1),
+        ("max_nonfinite_steps", 0),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused_by_name(key: str, value: Any) -> None:
+    with pytest.raises(ConjointError, match=f"guard.{key}"):
+        GuardConfig(**{key: value})

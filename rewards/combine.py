@@ -1,4 +1,4 @@
-"""Combinators: a plain check lifted to a group, and several rewards weighted into one.
+"""Combinators: a plain check lifted to a group, and a reward whose failures are contained.
 
 Both keep the contract of `rewards/base.py` whatever the parts do: one score a trajectory, values in
 [0, 1], and anything our side broke is `infra_error` for exactly the trajectories it touched.
@@ -6,12 +6,10 @@ Both keep the contract of `rewards/base.py` whatever the parts do: one score a t
 
 import asyncio
 import inspect
-import math
-from collections.abc import Sequence
 
 from rewards.base import Check, RewardContext, RewardFn
 from rewards.worker import describe
-from rl.types import ConjointError, Group, Outcome, Score, StopRun, Task
+from rl.types import Group, Outcome, Score, StopRun, Task
 
 
 def each(name: str, check: Check) -> RewardFn:
@@ -27,30 +25,6 @@ def each(name: str, check: Check) -> RewardFn:
                 *(_checked(name, check, group.task, t.response) for t in group.trajectories)
             )
         )
-
-    return reward
-
-
-def weighted(name: str, parts: Sequence[tuple[RewardFn, float]]) -> RewardFn:
-    """The mean of several rewards by weight, as one score whose reasons name every part.
-
-    A trajectory that any part could not score is `infra_error`: the mean over the parts that
-    happened to work would be another reward. Raises ConjointError on unusable weights.
-    """
-    if not parts:
-        raise ConjointError(f"reward '{name}' has no parts; name at least one with its weight.")
-    for index, (_, weight) in enumerate(parts):
-        if not math.isfinite(weight) or weight <= 0:
-            raise ConjointError(
-                f"reward '{name}': weight {weight} of part {index + 1} must be a number above 0; "
-                "leave the part out to turn it off."
-            )
-    total = math.fsum(weight for _, weight in parts)
-    shares = [weight / total for _, weight in parts]
-
-    async def reward(group: Group, context: RewardContext) -> list[Score]:
-        columns = await asyncio.gather(*(guarded(name, fn, group, context) for fn, _ in parts))
-        return [_blend(name, row, shares) for row in zip(*columns, strict=True)]
 
     return reward
 
@@ -98,20 +72,3 @@ def _sound(name: str, score: object) -> Score:
         reason = f"the check returned {score.value} as {score.outcome}, expected 0 to 1"
         return Score.infra_error(name, reason, *score.reasons)
     return score
-
-
-def _blend(name: str, row: Sequence[Score], shares: Sequence[float]) -> Score:
-    reasons = tuple(
-        f"{s.name} {'not scored' if s.value is None else format(s.value, 'g')}"
-        + (f": {'; '.join(s.reasons)}" if s.reasons else "")
-        for s in row
-    )
-    value = 0.0
-    for score, share in zip(row, shares, strict=True):
-        if score.value is None:
-            return Score.infra_error(name, *reasons)
-        value += score.value * share
-    if all(score.value == 1.0 for score in row):
-        return Score(name, 1.0, Outcome.PASS, reasons)
-    broken = (s.outcome for s in row if s.outcome in (Outcome.TIMEOUT, Outcome.ERROR))
-    return Score(name, min(value, 1.0), next(broken, Outcome.FAIL), reasons)

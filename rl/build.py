@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import time
 from pathlib import Path
 
 import ray
@@ -40,7 +41,7 @@ async def start(
     plan: Plan, folder: RunFolder, console: RunConsole, interrupt: Interrupt, *, resumed: bool
 ) -> System:
     """Start jail, engines and learner side by side, and put the parts together."""
-    cfg = plan.cfg
+    cfg, started = plan.cfg, time.monotonic()
     checkpoint = read_checkpoint(folder.checkpoints) if resumed else None
     if checkpoint is not None:
         folder.truncate_after(checkpoint[1])
@@ -87,6 +88,7 @@ async def start(
         console=console,
         clock=Stopwatch(on_phase=console.phase),
         interrupt=interrupt,
+        started=started,
         closers=[jail.close, lambda: _stop_ray(buffer), plan.plugins.close],
     )
     folder.write_versions(sandbox=jail.tier, model=str(model.name))

@@ -28,6 +28,9 @@ TASKS_A_SESSION = 64
 class EvalConfig:
     tasks: int = 1024
     """Held-out tasks of each verifiable kind; 0 turns evaluation off."""
+    seed: int = 1
+    """Draws the held-out tasks and the judge's pairs, whatever the seed of the run: the same in
+    every run unless this key changes. Choose settings with one value, report with another."""
     temperature: float = 1.0
     """Fixed over the run, whatever the training schedule does."""
     greedy: bool = True

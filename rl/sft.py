@@ -38,23 +38,27 @@ _SOURCE_CODE = (
 
 @dataclass(frozen=True, slots=True)
 class SftConfig:
-    """How nano is made. One pass over the rows, in random order.
+    """How nano is made. One pass over the rows: demonstrations in random order, then the verdicts.
 
     Short on purpose: nano has to be imperfect on every kind, so that RL has something to do.
     """
 
     rows: dict[str, int] = field(
-        default_factory=lambda: {"math": 8000, "code": 2800, "instruction": 4800, "open": 1000}
+        default_factory=lambda: {"math": 5600, "code": 1800, "instruction": 3600, "open": 600}
     )
     """Demonstrations by task kind."""
-    judge_rows: int = 2400
+    judge_rows: int = 3200
     """Judge verdicts: they bootstrap the critic, as K2's SFT does."""
+    rehearsed: float = 0.15
+    """Share of the demonstrations that is shuffled among the verdicts, so that they stay known."""
     batch_size: int = 32
     muon_lr: float = 0.01
     """Peak learning rate of the hidden matrices."""
     adam_lr: float = 3e-3
     """Peak learning rate of embeddings and norms."""
     warmup_steps: int = 20
+    decay: float = 0.3
+    """Share of the steps, the last ones, over which both learning rates fall linearly to 0."""
     max_seconds: float = 600.0
     """Training stops after this long, whatever is left of the rows."""
     seed: int = 0
@@ -71,6 +75,9 @@ class SftConfig:
             raise ConjointError(
                 f"sft.batch_size is {self.batch_size}; expected at least 1 and at most all rows"
             )
+        for key in ("rehearsed", "decay"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ConjointError(f"sft.{key} is {getattr(self, key)}; expected 0 to 1")
         if min(self.muon_lr, self.adam_lr, self.max_seconds) <= 0 or self.warmup_steps < 0:
             raise ConjointError(
                 "sft.muon_lr, sft.adam_lr and sft.max_seconds must be above 0, "
@@ -108,12 +115,20 @@ def ptx_conversations(count: int, seed: int = 0) -> list[Conversation]:
 
 
 def sft_conversations(cfg: SftConfig) -> list[Conversation]:
-    """All rows of one SFT, from the `sft` split alone, shuffled."""
-    rows = judge_conversations("sft", cfg.judge_rows, cfg.seed)
-    for kind, count in cfg.rows.items():
-        rows += demonstrations[kind]("sft", count, cfg.seed)
-    Random(derive_seed("sft-order", cfg.seed)).shuffle(rows)
-    return rows
+    """All rows of one SFT, from the `sft` split alone: demonstrations, then verdicts.
+
+    A verdict is one bit, whose gradient drowns in that of the demonstrations when they are mixed
+    all along; both orders of a pair stand together, so that a letter cannot win in a batch.
+    """
+    rng = Random(derive_seed("sft-order", cfg.seed))
+    rows = [row for kind, n in cfg.rows.items() for row in demonstrations[kind]("sft", n, cfg.seed)]
+    rng.shuffle(rows)
+    first = round(len(rows) * (1 - cfg.rehearsed))
+    verdicts = judge_conversations("sft", cfg.judge_rows, cfg.seed)
+    last = [[row] for row in rows[first:]]
+    last += [verdicts[i : i + 2] for i in range(0, len(verdicts), 2)]
+    rng.shuffle(last)
+    return rows[:first] + [row for unit in last for row in unit]
 
 
 def tokenize(tokenizer: Any, conversations: Sequence[Conversation]) -> list[Row]:
@@ -168,7 +183,7 @@ def train_sft(cfg: SftConfig, output: Path) -> dict[str, float]:
 
 def _trainer(cfg: SftConfig, model: Any, tokenizer: Any, rows: list[Row]) -> Any:
     from datasets import Dataset
-    from transformers import get_cosine_schedule_with_warmup
+    from transformers import get_wsd_schedule
     from transformers.utils import logging
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
@@ -178,7 +193,13 @@ def _trainer(cfg: SftConfig, model: Any, tokenizer: Any, rows: list[Row]) -> Any
     logging.disable_progress_bar()
     steps = len(rows) // cfg.batch_size
     optimizer = MuonAdamW(model, cfg.muon_lr, cfg.adam_lr)
-    schedule = get_cosine_schedule_with_warmup(optimizer, cfg.warmup_steps, steps)
+    schedule = get_wsd_schedule(
+        optimizer,
+        cfg.warmup_steps,
+        num_decay_steps=round(steps * cfg.decay),
+        num_training_steps=steps,
+        decay_type="linear",
+    )
     args = SFTConfig(
         output_dir=tempfile.gettempdir(),
         use_cpu=True,

@@ -52,6 +52,7 @@ class System:
     wall_s: float = 0.0
     """Seconds of earlier sittings of a resumed run."""
     started: float = field(default_factory=time.monotonic)
+    """When this sitting, or the part of it that no checkpoint counts yet, began to start up."""
     closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     """What else must end with the run: the jail, plug-ins, the weight buffer."""
 

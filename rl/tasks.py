@@ -13,9 +13,6 @@ from rl.config import Config, TaskConfig
 from rl.sft import ptx_conversations
 from rl.types import ConjointError, Task
 
-HELDOUT_SEED = 0
-"""Held-out tasks and judge pairs are the same in every run, whatever its seed."""
-
 REFERENCE_CHECKS: dict[str, Callable[[Any], None]] = {
     "math": math_reward.validate_reference,
     "code": code.validate_reference,
@@ -58,23 +55,23 @@ def _split(cfg: Config, kind: str, task: TaskConfig) -> tuple[Source, Source | N
         check = REFERENCE_CHECKS.get(cfg.reward.kinds[kind][0])
         validate = (lambda _, reference: check(reference)) if check else None
         rows = DatasetSource(task.path, kind, suffix=task.prompt_suffix, validate=validate)
-        return split_rows(rows, task.heldout, HELDOUT_SEED)
+        return split_rows(rows, task.heldout, cfg.eval.seed)
     if kind not in SOURCES:
         raise ConjointError(
             f"tasks.{kind}.path is not set, and there is no procedural source of kind {kind}; "
             f"known are {', '.join(SOURCES)}"
         )
-    return SOURCES[kind]("train", cfg.seed), SOURCES[kind]("heldout", HELDOUT_SEED)
+    return SOURCES[kind]("train", cfg.seed), SOURCES[kind]("heldout", cfg.eval.seed)
 
 
 def _judge_pairs(cfg: Config) -> list[tuple[Task, str, str]]:
     kinds = [kind for kind in VERIFIABLE if kind in cfg.kinds and cfg.tasks[kind].path is None]
     each = cfg.eval.judge_pairs // max(1, len(kinds))
-    return [p for kind in kinds for p in verifiable_pairs[kind]("heldout", each, HELDOUT_SEED)]
+    return [p for kind in kinds for p in verifiable_pairs[kind]("heldout", each, cfg.eval.seed)]
 
 
 def nano_ptx_rows(count: int = 512) -> list[tuple[str, Any]]:
     """PTX rows of the built-in source, as (place, row): they keep nano's judge and its voice, and
     teach none of the verifiable kinds."""
-    rows = ptx_conversations(count, HELDOUT_SEED)
+    rows = ptx_conversations(count)
     return [(f"ptx row {i}", {"messages": row}) for i, row in enumerate(rows, 1)]

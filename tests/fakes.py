@@ -1,4 +1,4 @@
-"""Stand-ins for unit tests: a sampler that answers from a script, a learner that only counts."""
+"""Stand-ins for unit tests: a scripted sampler, a learner that only counts, a tiny random model."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -118,3 +118,24 @@ class FakeLearner:
 
     async def close(self) -> None:
         self.closed = True
+
+
+def tiny_llama(folder: Path, **shape: Any) -> Path:
+    """A random Llama of a few thousand parameters, saved in `folder`; always the same weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config: dict[str, Any] = {
+        "vocab_size": 48,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.2,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(LlamaConfig(**config | shape)).save_pretrained(folder)
+    return folder

@@ -10,29 +10,24 @@ from rl.types import StopRun
 from rl.weight_sync import PausedSync, SharedMemorySender, WeightSyncConfig
 from rollouts.engine import RolloutConfig
 from rollouts.weights import buffer_path
+from tests.fakes import tiny_llama
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 END = 1
 
 
 def tiny(folder: Path, *, tied: bool) -> Path:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
+    """Of a shape that vLLM's CPU attention serves."""
+    shape = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
+    return tiny_llama(
+        folder,
+        **shape,
         vocab_size=256,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=32,
         max_position_embeddings=256,
+        initializer_range=0.02,
         tie_word_embeddings=tied,
         eos_token_id=END,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 class LocalLearner:

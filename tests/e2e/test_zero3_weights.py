@@ -11,6 +11,7 @@ from rl.losses import LossConfig
 from rl.optim.schedules import OptimConfig
 from rl.weight_sync import SharedMemorySender
 from rollouts.weights import Manifest, SharedBuffer
+from tests.fakes import tiny_llama
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -25,20 +26,10 @@ def ray_running():
 
 
 def model(folder: Path) -> dict[str, torch.Tensor]:
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=48,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    )
-    made = LlamaForCausalLM(config)
-    made.save_pretrained(folder)
-    return dict(made.named_parameters())
+    tiny_llama(folder, tie_word_embeddings=True)
+    return dict(AutoModelForCausalLM.from_pretrained(folder).named_parameters())
 
 
 def received(sent: Manifest) -> dict[str, torch.Tensor]:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from rewards.base import RewardContext
-from rewards.combine import each, guarded, weighted
+from rewards.combine import each, guarded
 from rl.types import (
-    ConjointError,
     Group,
     Message,
     Outcome,
@@ -94,32 +93,6 @@ def test_cancelling_a_group_is_not_swallowed() -> None:
         asyncio.run(cancelled())
 
 
-def test_weighted_means_by_weight_and_names_the_parts() -> None:
-    reward = weighted("both", [(each("exact", exact), 3.0), (each("short", short), 1.0)])
-    right, wrong, long = run(reward, "4", "5", "five")
-    assert right == Score("both", 1.0, Outcome.PASS, ("exact 1", "short 1"))
-    assert (wrong.value, long.value) == (0.25, 0.125)
-    assert wrong.outcome is Outcome.FAIL
-
-
-def test_weighted_masks_a_trajectory_that_one_part_could_not_score() -> None:
-    def half(task: Task, response: str) -> Score:
-        return Score.infra_error("half", "no server") if response == "5" else Score.of("half", 1.0)
-
-    reward = weighted("both", [(each("exact", exact), 1.0), (each("half", half), 1.0)])
-    scores = run(reward, "4", "5")
-    assert [s.value for s in scores] == [1.0, None]
-    assert "half not scored: no server" in scores[1].reasons
-
-
-def test_weighted_keeps_the_outcome_of_a_part_that_timed_out() -> None:
-    def hang(task: Task, response: str) -> Score:
-        return Score("hang", 0.0, Outcome.TIMEOUT)
-
-    (score,) = run(weighted("both", [(each("exact", exact), 1.0), (each("hang", hang), 1.0)]), "4")
-    assert (score.value, score.outcome) == (0.5, Outcome.TIMEOUT)
-
-
 def test_a_reward_that_raises_or_miscounts_masks_the_group() -> None:
     async def raises(group: Group, context: RewardContext) -> Sequence[Score]:
         raise RuntimeError("down")
@@ -143,11 +116,3 @@ def test_a_stop_rule_goes_through() -> None:
     for reward in (stops, each("x", check)):
         with pytest.raises(StopRun):
             asyncio.run(guarded("g", reward, group("a"), RewardContext()))  # type: ignore
-
-
-@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
-def test_unusable_weights_are_refused(weight: float) -> None:
-    with pytest.raises(ConjointError, match="part 2"):
-        weighted("both", [(each("exact", exact), 1.0), (each("short", short), weight)])
-    with pytest.raises(ConjointError, match="no parts"):
-        weighted("none", [])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from rl.batch import make_batch
 from rl.deepspeed_config import deepspeed_config
@@ -18,6 +18,7 @@ from rl.optim.param_groups import adamw_groups
 from rl.optim.schedules import OptimConfig, learning_rate
 from rl.ptx import PtxRow
 from rl.types import Completion, ConjointError, Group, Status, Task, Trajectory
+from tests.fakes import tiny_llama
 
 VOCAB = 48
 ROWS = [PtxRow([5, 6, 7, 8, 9], [False, True, True, True, True]), PtxRow([3, 4], [False, True])]
@@ -25,21 +26,7 @@ ROWS = [PtxRow([5, 6, 7, 8, 9], [False, True, True, True, True]), PtxRow([3, 4],
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tiny")
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(path)
+    path = tiny_llama(tmp_path_factory.mktemp("tiny"), vocab_size=VOCAB, tie_word_embeddings=True)
     (path / "tokenizer.json").write_text("{}")
     return path
 

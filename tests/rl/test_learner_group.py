@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from rl.batch import make_batch
 from rl.learner import LearnerConfig
@@ -16,6 +16,7 @@ from rl.losses import LossConfig
 from rl.optim.schedules import OptimConfig
 from rl.ptx import PtxRow
 from rl.types import Completion, ConjointError, Group, Status, StopRun, Task, Trajectory
+from tests.fakes import tiny_llama
 
 pytestmark = pytest.mark.e2e
 
@@ -31,21 +32,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tiny")
-    config = LlamaConfig(
-        vocab_size=48,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.2,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(path)
-    return path
+    return tiny_llama(tmp_path_factory.mktemp("tiny"))
 
 
 def groups(seed: int) -> list[Group]:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,17 @@ def test_judge_rows_are_readable_and_favour_no_letter() -> None:
     assert len(questions) == 2, "rubrics for open pairs, correctness for the others"
 
 
+def test_verdicts_come_last_among_rehearsed_demonstrations_both_orders_together() -> None:
+    rows = [row[0]["content"] for row in sft_conversations(replace(SMALL, rehearsed=0.25))]
+    judged = [i for i, prompt in enumerate(rows) if prompt.startswith("Judge:")]
+    assert len(rows) == 320 + 32
+    assert judged[0] >= 240, "three quarters of the demonstrations stand before them"
+    assert len(set(range(240, 352)) - set(judged)) == 80
+    for i in judged[::2]:
+        a, b = (rows[j].rpartition("\nA: ")[2].split("\nB: ") for j in (i, i + 1))
+        assert a == b[::-1]
+
+
 def test_ptx_rows_are_verdicts_and_open_answers_only() -> None:
     rows = ptx_conversations(80)
     judged = [r for r in rows if r[0]["content"].startswith("Judge:")]
@@ -150,6 +162,7 @@ def test_ptx_rows_are_verdicts_and_open_answers_only() -> None:
         ({"rows": {"math": -1}}, "0 or more"),
         ({"rows": {"math": 3}, "judge_rows": 0}, "sft.batch_size is 32"),
         ({"muon_lr": 0.0}, "must be above 0"),
+        ({"rehearsed": 1.5}, "sft.rehearsed is 1.5; expected 0 to 1"),
     ],
 )
 def test_a_config_that_cannot_train_is_refused(change: dict, message: str) -> None:
@@ -167,8 +180,6 @@ def test_sft_trains_and_saves_a_folder_that_opens(tmp_path: Path) -> None:
 
 
 def test_the_deadline_ends_the_training(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     assert train_sft(replace(SMALL, max_seconds=1e-9), tmp_path)["steps"] == 1
 
 

@@ -174,7 +174,8 @@ def test_many_jobs_leave_no_process_and_no_descriptor(driver: Any) -> None:
     driver.scripts(sources)
     before = len(os.listdir("/proc/self/fd"))
     driver.scripts(sources)
-    assert len(os.listdir("/proc/self/fd")) == before
+    # Not "==": what an earlier test of this process left to the collector may close meanwhile.
+    assert len(os.listdir("/proc/self/fd")) <= before
     zygotes = [str(worker.process.pid) for worker in driver.jail._workers]
     time.sleep(0.3)
     children = subprocess.run(

@@ -44,10 +44,10 @@ class SftConfig:
     """
 
     rows: dict[str, int] = field(
-        default_factory=lambda: {"math": 5600, "code": 1800, "instruction": 3600, "open": 600}
+        default_factory=lambda: {"math": 5800, "code": 1600, "instruction": 4200, "open": 500}
     )
     """Demonstrations by task kind."""
-    judge_rows: int = 3200
+    judge_rows: int = 3000
     """Judge verdicts: they bootstrap the critic, as K2's SFT does."""
     rehearsed: float = 0.15
     """Share of the demonstrations that is shuffled among the verdicts, so that they stay known."""

@@ -81,11 +81,12 @@ async def _run(plan: "Plan", resume: Path | None) -> int:
         if system is not None:
             await system.close()
         kill_all(started)
-    report = build_report(folder.path)
+        if system is not None:
+            # Also of a run that a stop rule, a signal or an error ended: it shows what led there.
+            console.message(f"report: {build_report(folder.path)}")
     if interrupt.signal is not None:
         console.message(f"stopped; go on with: conjoint train resume={folder.path}")
         return 128 + interrupt.signal
-    console.message(f"report: {report}")
     console.message(f"next:   {next_command(cfg)}")
     return 0
 

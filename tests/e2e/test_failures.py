@@ -1,0 +1,78 @@
+"""What breaks on our side during a run, on the installed command and real engines: masked and
+counted while enough is graded, the end of the run with one sentence when too little is."""
+
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rl.run_folder import read_jsonl
+from tests.e2e.conftest import COMMAND, SMALL, left_running
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+REWARDS = """
+from pathlib import Path
+
+def crashes(task, response):
+    raise RuntimeError("the grader is down")
+
+def crashes_when_told(task, response):
+    if Path(__file__).with_name("told").exists():
+        raise RuntimeError("the other grader is down")
+    return len(response) % 2
+"""
+
+
+def test_failures_are_masked_and_counted_until_too_little_is_graded(tmp_path: Path):
+    (tmp_path / "rewards.py").write_text(REWARDS)
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [str(COMMAND), "quickstart", *SMALL, f"run_dir={run}", "num_steps=1000", "eval.tasks=0",
+         "eval.judge_pairs=0", "checkpoint.every=0", "tasks.math.weight=12", "critic.refine=false",
+         f"reward.kinds.math=[{tmp_path}/rewards.py:crashes_when_told]",
+         f"reward.kinds.instruction=[{tmp_path}/rewards.py:crashes]",
+         "judge.template=full", "reward.rubrics=[clarity]",  # too long a prompt: no reply comes
+         "guard.max_masked_share=1", "guard.min_graded_share=0.1"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    started = []
+    deadline = time.monotonic() + 600
+    while process.poll() is None:
+        assert time.monotonic() < deadline, "the run never stopped"
+        if (run / "versions.json").exists():  # everything has started
+            started = started or psutil.Process(process.pid).children(recursive=True)
+            break_the_jail(process.pid)
+        if read_jsonl(run / "metrics.jsonl"):
+            (tmp_path / "told").touch()
+        time.sleep(0.02)
+    output = process.communicate()[0]
+
+    assert process.returncode == 3, output
+    (said,) = [line for line in output.splitlines() if line.startswith("stopped: ")]
+    assert re.search(r"Only \d% of the answers of this batch could be graded", said), said
+    assert "Traceback" not in output
+    assert not left_running(started)
+    assert (run / "report.html").is_file()
+    first = read_jsonl(run / "metrics.jsonl")[0]
+    for kind in ("instruction", "open", "code"):
+        assert first[f"masked/{kind}"] == 1.0, kind
+        assert f"reward/{kind}" not in first
+    assert first["masked/math"] == 0.0 and first["judge/failed_share"] == 1.0
+    rows = [r for r in read_jsonl(run / "rollouts" / "step-000001.jsonl") if r["kind"] != "math"]
+    assert rows and all(r["reward"] is None and r["advantage"] is None for r in rows)
+    reasons = str([r["scores"] for r in rows])
+    assert "the grader is down" in reasons and "zygote" in reasons
+
+
+def break_the_jail(command: int) -> None:
+    """Kill whatever runs programs, faster than it can be replaced."""
+    for child in psutil.Process(command).children():
+        try:
+            if any("zygote.py" in word for word in child.cmdline()):
+                child.kill()
+        except psutil.NoSuchProcess:
+            continue

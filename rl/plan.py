@@ -67,7 +67,8 @@ def plan_words(cfg: Config) -> list[str]:
 
 
 def next_command(cfg: Config) -> str:
-    """What a user would try after this run."""
+    """What a user would try after this run; upper-case files are theirs to name."""
     if cfg.model == "nano":
         return "make smollm2 && conjoint train experiment=smollm2_cpu tasks.math.path=GSM8K.jsonl"
-    return f"conjoint train model={cfg.model} experiment=gpu_1"
+    files = "tasks.math.path=MATH.jsonl ptx.source=CHAT.jsonl"
+    return f"conjoint train experiment=gpu_1 model={cfg.model} {files}"

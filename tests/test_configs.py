@@ -50,6 +50,14 @@ def test_every_group_file_composes_and_validates(group: str, name: str):
     load_config([f"{group}={name}"])
 
 
+@pytest.mark.parametrize("model", ["nano", "smollm2-135m"])
+def test_the_command_that_a_run_ends_with_composes(model: str):
+    from rl.plan import next_command
+
+    words = next_command(load_config([f"model={model}"])).partition("conjoint train ")[2].split()
+    assert load_config(words).name in EXPERIMENTS
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_validates_and_prints_its_plan(name: str):
     from rl.plan import plan_words

@@ -95,6 +95,15 @@ def test_interrupted_equals_uninterrupted(whole: Path, resumed):
             for run in (path, whole)
         )
         assert ours == theirs, f"step {step}"
+    # It holds although the engine serves prompts from its prefix cache.
+    rollouts = sorted((path / "rollouts").glob("*.jsonl"))
+    assert any(hits_the_prefix_cache(read_jsonl(file)) for file in rollouts)
+
+
+def hits_the_prefix_cache(rows: list[dict]) -> bool:
+    """Whether members of one group share a prompt that fills a block of the cache (32 tokens)."""
+    long = [r["group"] for r in rows if r["sampled"].index(1) > 32]
+    return len(long) > len(set(long))
 
 
 def weights(folder: Path) -> str:

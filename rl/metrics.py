@@ -9,7 +9,7 @@ import netrc
 import os
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -42,6 +42,10 @@ class TrackingConfig:
 class Tracker(Protocol):
     def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
 
+    def summarise(self, outcome: Mapping[str, float]) -> None:
+        """Take the figures of the whole run."""
+        ...
+
     def finish(self) -> None: ...
 
 
@@ -55,6 +59,9 @@ class JsonlTracker:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(to_json({"step": step, "time": time.time(), **metrics}) + "\n")
+
+    def summarise(self, outcome: Mapping[str, float]) -> None:
+        """summary.json holds them already."""
 
     def finish(self) -> None:
         return None
@@ -81,6 +88,9 @@ class WandbTracker:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._run.log(dict(metrics), step=step)
 
+    def summarise(self, outcome: Mapping[str, float]) -> None:
+        self._run.summary.update(dict(outcome))
+
     def finish(self) -> None:
         """Ends the run and wandb's own process."""
         self._run.finish()
@@ -106,16 +116,18 @@ class Trackers:
         return Trackers(trackers)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        for tracker in self._trackers:
-            try:
-                tracker.log(step, metrics)
-            except Exception as error:
-                self._warn(tracker, error)
+        self._all(lambda tracker: tracker.log(step, metrics))
+
+    def summarise(self, outcome: Mapping[str, float]) -> None:
+        self._all(lambda tracker: tracker.summarise(outcome))
 
     def finish(self) -> None:
+        self._all(lambda tracker: tracker.finish())
+
+    def _all(self, call: Callable[[Tracker], None]) -> None:
         for tracker in self._trackers:
             try:
-                tracker.finish()
+                call(tracker)
             except Exception as error:
                 self._warn(tracker, error)
 

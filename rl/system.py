@@ -17,7 +17,7 @@ from rl.interrupt import Interrupt
 from rl.learner import Learner
 from rl.metrics import Trackers, plain_words, step_metrics
 from rl.ptx import PtxRow, PtxStream
-from rl.report.summary import write_summary
+from rl.report.summary import outcome, write_summary
 from rl.run_folder import RunFolder
 from rl.scoring import Scorer
 from rl.types import Group, Task
@@ -156,13 +156,14 @@ class System:
 
     def write_summary(self) -> None:
         rollout, learner = self.cfg.rollout, self.cfg.learner
-        write_summary(
+        summary = write_summary(
             self.folder,
             engine=f"{rollout.engines} vLLM worker(s), {rollout.dtype}",
             learner=f"{learner.ranks} DeepSpeed rank(s), ZeRO {learner.zero_stage}, "
             f"{learner.dtype}",
             wall_s=self.wall_s + time.monotonic() - self.started,
         )
+        self.trackers.summarise(outcome(summary))
 
     async def close(self) -> None:
         """End every part; what the run started does not outlive it."""

@@ -1,5 +1,6 @@
 """summary.json: the run's outcome for scripts, computed from the files of the run folder."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -35,6 +36,21 @@ def write_summary(run: RunFolder, *, engine: str, learner: str, wall_s: float) -
     }
     write_atomically(run.summary, to_json(summary, indent=2) + "\n")
     return summary
+
+
+def outcome(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The means of `write_summary`'s comparisons, flat: heldout/math/end, judge/diff, ..."""
+    comparisons = {
+        f"{name}/{kind}": found
+        for name in ("heldout", "greedy")
+        for kind, found in summary[name].items()
+    } | {"judge": summary["judge"]}
+    return {
+        f"{name}/{when}": interval["mean"]
+        for name, found in comparisons.items()
+        for when, interval in found.items()
+        if interval
+    }
 
 
 def compare_kinds(data: RunData, start: str, end: str) -> dict[str, Comparison]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,19 +15,27 @@ from tests.e2e.conftest import SMALL, Ended, conjoint, interrupted, left_running
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 
+Sittings = tuple[Path, list[Ended], list[str]]
+"""Run folder, the interrupted sittings, and the processes that these left behind."""
+
+
 @pytest.fixture(scope="module")
-def whole(runs: Path) -> Path:
-    """A run from start to end."""
-    ended = conjoint("quickstart", *SMALL, f"run_dir={runs / 'whole'}", timeout=900)
+def both(runs: Path) -> tuple[Path, Sittings]:
+    """A run from start to end, and beside it the same run in three sittings: starting the engines
+    leaves a core idle."""
+    assert conjoint("sft").code == 0  # so that not both build nano
+    path = runs / "whole"
+    with ThreadPoolExecutor() as pool:
+        run = pool.submit(conjoint, "quickstart", *SMALL, f"run_dir={path}", timeout=900)
+        sittings = sit_three_times(runs / "resumed")
+    ended = run.result()
     assert ended.code == 0, ended.output
     assert re.search(r"report: .*report\.html", ended.output) and "next:" in ended.output
-    return runs / "whole"
+    return path, sittings
 
 
-@pytest.fixture(scope="module")
-def resumed(runs: Path, whole: Path) -> tuple[Path, list[Ended], list[str]]:
-    """The same run, stopped by SIGTERM after step 1 and by Ctrl-C after step 2, then ended."""
-    path = runs / "resumed"
+def sit_three_times(path: Path) -> Sittings:
+    """A run stopped by SIGTERM after step 1 and by Ctrl-C after step 3, then ended."""
 
     def steps_done(count: int):
         return lambda: len(read_jsonl(path / "metrics.jsonl")) >= count
@@ -40,6 +49,16 @@ def resumed(runs: Path, whole: Path) -> tuple[Path, list[Ended], list[str]]:
     last = conjoint("train", f"resume={path}")
     assert last.code == 0, last.output
     return path, [first, second], left
+
+
+@pytest.fixture(scope="module")
+def whole(both: tuple[Path, Sittings]) -> Path:
+    return both[0]
+
+
+@pytest.fixture(scope="module")
+def resumed(both: tuple[Path, Sittings]) -> Sittings:
+    return both[1]
 
 
 def test_the_run_folder_is_complete(whole: Path):

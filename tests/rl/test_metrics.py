@@ -141,7 +141,9 @@ def fake_wandb(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) 
             raise error
         calls.append(arguments)
         return SimpleNamespace(
-            log=lambda metrics, step: calls.append((step, metrics)), finish=lambda: None
+            log=lambda metrics, step: calls.append((step, metrics)),
+            summary=SimpleNamespace(update=calls.append),
+            finish=lambda: None,
         )
 
     fake = SimpleNamespace(init=init, Settings=dict, teardown=lambda: calls.append("teardown"))
@@ -165,6 +167,17 @@ def test_wandb_gets_the_same_metrics_and_a_resume_its_run(
     other = RunFolder.create(tmp_path / "other", "r")
     Trackers.open(TrackingConfig(), other)
     assert calls[-1]["id"] != first["id"]
+
+
+def test_the_outcome_of_a_run_reaches_wandb_and_a_broken_tracker_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = fake_wandb(monkeypatch)
+    trackers = Trackers.open(TrackingConfig(), RunFolder.create(tmp_path / "r", "r"))
+    trackers.summarise({"heldout/math/end": 0.5})
+    assert calls[-1] == {"heldout/math/end": 0.5}
+    broken = SimpleNamespace()
+    Trackers([broken]).summarise({})  # type: ignore[list-item]
 
 
 def test_wandb_off_is_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from rl.metrics import JsonlTracker, step_metrics
 from rl.report.build import build_report
 from rl.report.charts import Series, line_chart, nice_ticks, thin
 from rl.report.load import eval_fingerprint, load_run
-from rl.report.summary import write_summary
+from rl.report.summary import outcome, write_summary
 from rl.run_folder import RunFolder, write_jsonl
 from rl.types import Completion, ConjointError, Group, Outcome, Score, Status, Task, Trajectory
 
@@ -225,6 +225,9 @@ def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
     summary = write_summary(run, engine="e", learner="l", wall_s=1)
     assert summary["heldout"]["math"]["end"] is None
     assert summary["heldout"]["math"]["diff"] is None
+    flat = outcome(summary)
+    assert flat["heldout/math/start"] == summary["heldout"]["math"]["start"]["mean"]
+    assert "heldout/math/end" not in flat and "judge/start" in flat
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

@@ -128,13 +128,46 @@ def test_grpo_clips_by_the_sign_of_the_advantage() -> None:
     assert raised[:3].eq(0).all() and raised[3:5].ne(0).all()
     assert lowered[:3].ne(0).all() and lowered[3:5].eq(0).all()
     _, metrics = LOSSES["grpo"](inputs(up, old), config)
-    assert float(metrics["grpo/clip_share"]) == pytest.approx(3 / 9)
+    assert float(metrics["clip_share"]) == pytest.approx(3 / 9)
 
 
-def test_grpo_at_the_old_policy_is_reinforce_with_a_token_mean() -> None:
+LENGTHS = torch.tensor([3.0, 2.0, 4.0], dtype=torch.float64)[SEQUENCE]
+WEIGHTS = {  # of a token's REINFORCE gradient at the old policy, where no ratio matters yet
+    "k2": torch.full((9,), 1 / 3),
+    "k2_5": torch.full((9,), 1 / 9),
+    "grpo": 1 / (3 * LENGTHS),
+    "dr_grpo": torch.full((9,), 1 / (3 * 1024)),
+    "dapo": torch.full((9,), 1 / 9),
+    "gspo": 1 / (3 * LENGTHS),
+    "cispo": torch.full((9,), 1 / 9),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_at_the_old_policy_each_objective_is_reinforce_in_its_own_mean(name: str) -> None:
     logprobs = random_logprobs(0)
-    grad = gradient("grpo", logprobs, logprobs, LossConfig(name="grpo"))
-    torch.testing.assert_close(grad, -ADVANTAGES.double()[SEQUENCE] / 9)
+    grad = gradient(name, logprobs, logprobs, LossConfig(name=name))
+    expected = -ADVANTAGES.double()[SEQUENCE] * WEIGHTS[name]
+    torch.testing.assert_close(grad, expected, check_dtype=False)
+
+
+def test_k2_5_masks_exactly_the_tokens_outside_its_band_and_pulls_them_still() -> None:
+    old = random_logprobs(1)
+    shift = torch.tensor([0.3, 0.24, -0.3, 0.3, -0.3, 0.3, -0.3, 0.1, -0.1], dtype=torch.float64)
+    config = LossConfig(name="k2_5", tau=0.1)
+    grad = gradient("k2_5", old + shift, old, config) * 9
+    pull = 2 * config.tau * shift
+    reward = shift.exp() * ADVANTAGES.double()[SEQUENCE] * (shift.abs() <= 0.25)
+    torch.testing.assert_close(grad, pull - reward)
+    _, metrics = LOSSES["k2_5"](inputs(old + shift, old), config)
+    assert float(metrics["clip_share"]) == pytest.approx(6 / 9)
+
+
+def test_cispo_keeps_the_gradient_of_a_token_whose_ratio_is_cut() -> None:
+    old = random_logprobs(1)
+    config = LossConfig(name="cispo", max_ratio=2.0)
+    grad = gradient("cispo", old + 3.0, old, config)
+    torch.testing.assert_close(grad, -2.0 * ADVANTAGES.double()[SEQUENCE] / 9)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -174,6 +207,8 @@ def test_keys_the_objective_ignores_are_refused() -> None:
         LossConfig(tau=0.0).validate()
     with pytest.raises(ConjointError, match="k3"):
         LossConfig(name="k3").validate()
+    with pytest.raises(ConjointError, match=r"loss\.clip_high=0\.3 has no effect"):
+        LossConfig(name="cispo", clip_high=0.3).validate()
     LossConfig(name="grpo", clip_high=0.28).validate()
 
 
@@ -182,6 +217,8 @@ def test_each_constant_changes_the_gradient(name: str, key: str) -> None:
     old = random_logprobs(1)
     # Ratios 1.35 where A > 0 and 0.7 where A < 0: outside the default clip, inside a doubled one.
     current = old + torch.tensor([0.3, 0.3, 0.3, -0.35, -0.35, 0.1, 0.1, 0.1, 0.1])
+    if key in ("max_ratio", "length"):
+        current = old + {"max_ratio": 2.0, "length": 0.1}[key]
     default = LossConfig(name=name)
     changed = dataclasses.replace(default, **{key: 2 * getattr(default, key)})
     assert not torch.equal(

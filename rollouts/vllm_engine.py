@@ -65,7 +65,6 @@ class VllmEngine:
         }
         workers = [
             actor.options(
-                name=f"vllm-{os.getpid()}-{i}",
                 scheduling_strategy=(
                     PlacementGroupSchedulingStrategy(placement, first_bundle + i)
                     if placement is not None

@@ -18,6 +18,10 @@ from rl.types import Score, Task
 LIMITS = {"wall_s": 12.0, "cpu_s": 1, "memory_mb": 256, "scratch_mb": 16, "workers": 2}
 
 
+def config(tier: str, **limits: Any) -> SandboxConfig:
+    return SandboxConfig(isolation=tier, **{**LIMITS, **limits})
+
+
 class Driver:
     """A jail and a loop to run it in, with blocking calls."""
 
@@ -66,9 +70,8 @@ def start() -> Start:
     """Start a jail, or skip where this machine lacks the tier."""
 
     def start_one(tier: str, layers: Layers | None = None, **limits: Any) -> Driver:
-        config = SandboxConfig(isolation=tier, **{**LIMITS, **limits})
         try:
-            return Driver(LocalJail(config, layers or Layers()))
+            return Driver(LocalJail(config(tier, **limits), layers or Layers()))
         except SandboxUnavailable as error:
             pytest.skip(f"no {tier} tier here: {error}")
 

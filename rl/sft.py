@@ -183,7 +183,7 @@ def train_sft(cfg: SftConfig, output: Path) -> dict[str, float]:
 
 def _trainer(cfg: SftConfig, model: Any, tokenizer: Any, rows: list[Row]) -> Any:
     from datasets import Dataset
-    from transformers import get_wsd_schedule
+    from transformers import PrinterCallback, get_wsd_schedule
     from transformers.utils import logging
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
@@ -219,7 +219,7 @@ def _trainer(cfg: SftConfig, model: Any, tokenizer: Any, rows: list[Row]) -> Any
         logging_strategy="no",
         seed=derive_seed("trainer", cfg.seed),
     )
-    return SFTTrainer(
+    trainer = SFTTrainer(
         model=model,
         args=args,
         train_dataset=Dataset.from_list(rows),
@@ -227,6 +227,8 @@ def _trainer(cfg: SftConfig, model: Any, tokenizer: Any, rows: list[Row]) -> Any
         optimizers=(optimizer, schedule),
         callbacks=[_progress(steps, cfg.max_seconds)],
     )
+    trainer.remove_callback(PrinterCallback)  # a line of raw figures
+    return trainer
 
 
 def _progress(steps: int, max_seconds: float) -> Any:

@@ -9,6 +9,8 @@ def run(overrides: list[str]) -> int:
     # Before torch loads: threads that spin while they wait make training many times slower as soon
     # as anything else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Nano trains on the CPU wherever it is built; else DeepSpeed warns that it found no GPU.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from rl.config import load_config
     from rl.sft import nano_policy
 

@@ -1,5 +1,5 @@
-"""Many jobs in a process of its own: `python -m tests.rewards.sandbox.soak TIER` prints as JSON what
-they left. Beside other tests, descriptors that are not the jail's would come and go."""
+"""Many jobs in a process of their own: `python -m tests.rewards.sandbox.soak TIER` prints what they
+left behind. Beside other tests, descriptors that are not the jail's would come and go."""
 
 import asyncio
 import json

@@ -126,6 +126,11 @@ def make_batch(
     return Batch(updates, names, ptx_weight)
 
 
+def heldout_batch(rows: Sequence["PtxRow"], config: LearnerConfig) -> Batch:
+    """PTX rows alone, to be measured and not trained."""
+    return Batch([_make_update([], [_Ptx(row) for row in rows], config)], (), 0.0)
+
+
 def _trained(group: Group) -> list[Trajectory]:
     return [t for t in group.trajectories if t.trainable and t.num_sampled]
 

@@ -12,7 +12,7 @@ from envs.base import SingleTurn
 from rewards.base import RewardContext
 from rewards.judge import Judge
 from rewards.sandbox.jail import LocalJail
-from rl.checkpoint import read_checkpoint
+from rl.checkpoint import Checkpoint
 from rl.config import Config
 from rl.console import RunConsole, Stopwatch
 from rl.evaluate import Evaluator
@@ -38,13 +38,15 @@ from rollouts.weights import buffer_path, sweep_buffers
 
 
 async def start(
-    plan: Plan, folder: RunFolder, console: RunConsole, interrupt: Interrupt, *, resumed: bool
+    plan: Plan,
+    folder: RunFolder,
+    console: RunConsole,
+    interrupt: Interrupt,
+    checkpoint: Checkpoint | None = None,
 ) -> System:
-    """Start jail, engines and learner side by side, and put the parts together."""
+    """Start jail, engines and learner side by side, and put the parts together; they go on from
+    `checkpoint` if there is one."""
     cfg, started = plan.cfg, time.monotonic()
-    checkpoint = read_checkpoint(folder.checkpoints) if resumed else None
-    if checkpoint is not None:
-        folder.truncate_after(checkpoint[1])
     jail = LocalJail(cfg.sandbox)
     await jail.start()
     model = await policy_folder(cfg.model, cfg.sft)

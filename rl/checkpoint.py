@@ -9,6 +9,7 @@ here is a pickle except DeepSpeed's own files, which the manifest's hashes guard
 import hashlib
 import json
 import shutil
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,33 +20,66 @@ if TYPE_CHECKING:
     from rl.learner import Learner
 
 
+Checkpoint = tuple[Path, int, dict[str, Any]]
+"""Folder, steps done, and the state of everything but the learner."""
+
+
 @dataclass(frozen=True, slots=True)
 class CheckpointConfig:
+    """When to save, and what stays: a checkpoint that any of the rules below wants."""
+
     every: int = 20
     """Steps between checkpoints; the last step always makes one. 0: only the last."""
     keep: int = 2
     """Newest checkpoints that stay."""
+    keep_every: int = 0
+    """Checkpoints whose step is a multiple of this stay for ever; 0: none."""
+    keep_best: bool = False
+    """Save at each evaluation too, and keep the checkpoint with the highest held-out mean: sampled
+    scores averaged over each verifiable kind and then over kinds. Needs eval.every and eval.tasks.
+    It is the best of several, so its own score flatters it: report another seed's."""
 
     def validate(self) -> None:
-        if self.every < 0:
-            raise ConjointError(f"checkpoint.every={self.every} must be 0 or more")
+        if self.every < 0 or self.keep_every < 0:
+            raise ConjointError("checkpoint.every and checkpoint.keep_every must be 0 or more")
         if self.keep < 1:
             raise ConjointError(f"checkpoint.keep={self.keep} must be at least 1")
+        if self.every and self.keep_every % self.every:
+            raise ConjointError(
+                f"checkpoint.keep_every={self.keep_every} must be a multiple of "
+                f"checkpoint.every={self.every}, or no such step is saved"
+            )
 
-    def due(self, step: int, num_steps: int) -> bool:
-        """Whether to save after `step` steps are done."""
-        return step == num_steps or bool(self.every and step % self.every == 0)
+    def due(self, step: int, num_steps: int, *, evaluated: bool = False) -> bool:
+        """Whether to save after `step` steps are done; `evaluated` if these weights have been."""
+        return (
+            step == num_steps
+            or bool(self.every and step % self.every == 0)
+            or (self.keep_best and evaluated)
+        )
+
+    def kept(self, steps: Collection[int], scores: Mapping[int, float]) -> set[int]:
+        """Which checkpoints stay. `scores`: the held-out mean of those that were evaluated."""
+        ordered = sorted(steps)
+        stay = set(ordered[-self.keep :])
+        if self.keep_every:
+            stay |= {step for step in ordered if step % self.keep_every == 0}
+        scored = [step for step in ordered if step in scores]
+        if self.keep_best and scored:
+            # Of equals the newest: it has trained for longer.
+            stay.add(max(scored, key=lambda step: (scores[step], step)))
+        return stay
 
 
 async def save_checkpoint(
-    root: Path, step: int, learner: "Learner", state: dict[str, Any], keep: int
+    root: Path, step: int, learner: "Learner", state: Mapping[str, Any]
 ) -> Path:
     """Save after `step` steps are done; returns the finished folder."""
     target = root / f"step-{step:06d}"
     if (target / "manifest.json").exists():
         return target
     partial = root / f".partial-{target.name}"
-    for leftover in (partial, target):
+    for leftover in (*root.glob(".partial-*"), target):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -55,11 +89,17 @@ async def save_checkpoint(
         (partial / "manifest.json").write_text(json.dumps({"step": step, "sha256": hashes}))
         partial.rename(target)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise ConjointError(f"cannot write the checkpoint {target}: {error}") from error
-    for old in finished_checkpoints(root)[:-keep]:
-        shutil.rmtree(old)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def prune(root: Path, config: CheckpointConfig, scores: Mapping[int, float]) -> None:
+    """Delete the checkpoints that no rule of `config` keeps."""
+    found = {checkpoint_step(folder): folder for folder in finished_checkpoints(root)}
+    for step in found.keys() - config.kept(found, scores):
+        shutil.rmtree(found[step])
 
 
 def finished_checkpoints(root: Path) -> list[Path]:
@@ -67,25 +107,54 @@ def finished_checkpoints(root: Path) -> list[Path]:
     return sorted(p.parent for p in root.glob("step-*/manifest.json"))
 
 
-def read_checkpoint(root: Path) -> tuple[Path, int, dict[str, Any]]:
-    """(folder, steps done, state) of the newest checkpoint, after its hashes are checked."""
+def checkpoint_step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def read_checkpoint(root: Path, name: str | None = None) -> Checkpoint:
+    """The checkpoint `name`, the newest if None.
+
+    Every file is compared with its hash first. Raises ConjointError naming the file that is damaged
+    and the checkpoint before it.
+    """
     found = finished_checkpoints(root)
     if not found:
         raise ConjointError(
             f"{root} holds no finished checkpoint to resume from; start anew in another folder"
         )
-    folder = found[-1]
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for name, expected in manifest["sha256"].items():
+    folder = root / name if name else found[-1]
+    if folder not in found:
+        raise ConjointError(
+            f"{folder} is not a finished checkpoint; there are {', '.join(f.name for f in found)}"
+        )
+    damage = _damage(folder)
+    if damage:
+        older = found[: found.index(folder)]
+        advice = (
+            f"go on from the one before it with resume={older[-1]}"
+            if older
+            else "there is none before it, so start anew"
+        )
+        raise ConjointError(f"the checkpoint {folder} cannot be used: {damage}; {advice}")
+    return folder, checkpoint_step(folder), json.loads((folder / "state.json").read_text())
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, None if they are as they were written."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        step, hashes = manifest["step"], dict(manifest["sha256"])
+    except (ValueError, KeyError, TypeError):
+        return "its manifest.json is damaged"
+    if step != checkpoint_step(folder):
+        return f"its manifest.json is of step {step}"
+    for name, expected in hashes.items():
         file = folder / name
-        if not file.exists() or _sha256(file) != expected:
-            older = (
-                f"delete {folder} to go on from {found[-2].name}"
-                if len(found) > 1
-                else ("no older one is left")
-            )
-            raise ConjointError(f"{file} of the newest checkpoint is damaged or missing; {older}")
-    return folder, manifest["step"], json.loads((folder / "state.json").read_text())
+        if not file.is_file():
+            return f"{name} is missing"
+        if _sha256(file) != expected:
+            return f"{name} is damaged (its sha256 is not that of the manifest)"
+    return None
 
 
 def _files(folder: Path) -> list[Path]:

@@ -77,7 +77,12 @@ class Config:
     run_dir: str | None = None
     """Default: runs/NAME-TIME."""
     resume: str | None = None
-    """Folder of an interrupted run, to go on from its last checkpoint."""
+    """Folder of an interrupted run, to go on from its last checkpoint, or one of its checkpoints
+    (RUN_DIR/checkpoints/step-000010)."""
+    resume_allow: list[str] = field(default_factory=list)
+    """Keys that a resumed run may change although they change what is trained; see rl/resume.py."""
+    replay: str | None = None
+    """Folder of a stored batch (RUN_DIR/dumps/step-000012), to run the learner alone on it."""
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
@@ -107,6 +112,16 @@ class Config:
             if task.weight > 0 and (self.reward.rubrics or not self.reward.only_rubric(kind))
         }
 
+    @property
+    def scheduled(self) -> bool:
+        """Whether a schedule runs over `num_steps`."""
+        temperature = self.rollout.temperature
+        return (
+            self.optim.schedule != "constant"
+            or self.ptx.schedule != "constant"
+            or temperature.start != temperature.end
+        )
+
     def budget_of(self, kind: str) -> int:
         """Sampled tokens that one answer of this kind may have."""
         return self.budget.of(kind, self.rollout.max_tokens)
@@ -117,8 +132,8 @@ def load_config(overrides: Sequence[str]) -> Config:
     return from_dict(compose(overrides))
 
 
-def compose(overrides: Sequence[str]) -> dict[str, Any]:
-    """The plain dict that Hydra makes of configs/ and the overrides."""
+def compose(overrides: Sequence[str], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The plain dict that Hydra makes of configs/ (of `base` instead, if given) and overrides."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
@@ -133,9 +148,10 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     GlobalHydra.instance().clear()
     # Every key exists with its default, so that Hydra knows which ones a user may set.
     ConfigStore.instance().store(name="defaults_of_code", node=asdict(Config()))
+    ConfigStore.instance().store(name="stored", node=dict(base or {}))
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            composed = hydra_compose("train", overrides=ready)
+            composed = hydra_compose("train" if base is None else "stored", overrides=ready)
         plain = OmegaConf.to_container(composed, resolve=True)
     except OverrideParseException as error:
         raise ConjointError(unreadable(error.override)) from error
@@ -188,6 +204,12 @@ def validate(cfg: Config) -> None:
         raise ConjointError(
             "give resume=RUN_DIR or run_dir=DIR, not both: a resumed run stays in its folder"
         )
+    if cfg.resume_allow and not cfg.resume:
+        raise ConjointError("resume_allow has no effect without resume=RUN_DIR")
+    if cfg.checkpoint.keep_best and not (cfg.eval.every and cfg.eval.tasks):
+        raise ConjointError(
+            "checkpoint.keep_best needs evaluations to compare; set eval.every and eval.tasks"
+        )
     _validate_tasks(cfg)
     _validate_files(cfg)
     _validate_sizes(cfg)
@@ -223,7 +245,7 @@ def _validate_tasks(cfg: Config) -> None:
 def _validate_files(cfg: Config) -> None:
     """Experiments leave a path empty where only the user has the file."""
     missing = [f"tasks.{kind}.path" for kind, task in cfg.kinds.items() if task.path == ""]
-    if cfg.ptx.weight and not cfg.ptx.source:
+    if cfg.ptx.enabled and not cfg.ptx.source:
         missing.append("ptx.source")
     if missing:
         weight = missing[-1].rpartition(".")[0] + ".weight=0"
@@ -251,7 +273,7 @@ def _validate_sizes(cfg: Config) -> None:
             f"learner.tokens_per_microbatch={learner.tokens_per_microbatch} cannot hold one "
             f"sequence of rollout.max_model_len={rollout.max_model_len} tokens"
         )
-    if cfg.ptx.weight and cfg.ptx.max_tokens > learner.tokens_per_microbatch:
+    if cfg.ptx.enabled and cfg.ptx.max_tokens > learner.tokens_per_microbatch:
         raise ConjointError(
             f"learner.tokens_per_microbatch={learner.tokens_per_microbatch} cannot hold one row of "
             f"ptx.max_tokens={cfg.ptx.max_tokens} tokens"

@@ -5,8 +5,9 @@ that could not be graded has no score and is counted.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rewards.base import RewardContext
@@ -102,6 +103,15 @@ class Evaluator:
             {"task_id": task.id, "kind": "judge", "source": task.kind, "score": score}
             for (task, _, _), score in zip(self._pairs, scores, strict=True)
         ]
+
+
+def heldout_mean(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Mean score of each kind, averaged over kinds; None if nothing was graded."""
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        if row["score"] is not None:
+            scores.setdefault(row["kind"], []).append(row["score"])
+    return fmean(map(fmean, scores.values())) if scores else None
 
 
 def _row(group: Group) -> dict[str, Any]:

@@ -6,7 +6,7 @@ an update (whether engine and learner still agree, whether the loss is a number)
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rl.types import ConjointError, StopRun
 
@@ -22,7 +22,10 @@ class GuardConfig:
     max_masked_share: float = 0.5
     """Ungraded answers among the answers of one kind in a batch."""
     max_nonfinite_steps: int = 3
-    """Steps in a row whose loss or gap is not a number."""
+    """Steps in a row with an update skipped because its loss or gradient was not finite, or with a
+    gap that is not a number. The run then stops and stores the batch for `replay=`."""
+    dump_steps: list[int] = field(default_factory=list)
+    """Steps (from 1) whose batch is stored for `replay=` before it is trained on."""
 
     def __post_init__(self) -> None:
         if not self.max_gap > 0:
@@ -35,6 +38,12 @@ class GuardConfig:
             raise ConjointError(
                 f"guard.max_nonfinite_steps is {self.max_nonfinite_steps}; it must be 1 or more."
             )
+        if any(step < 1 for step in self.dump_steps):
+            raise ConjointError(f"guard.dump_steps is {self.dump_steps}; steps count from 1.")
+
+
+class NonfiniteStop(StopRun):
+    """Too many steps in a row were not finite; the last batch is worth keeping."""
 
 
 class Guard:
@@ -44,13 +53,20 @@ class Guard:
         self._config = config
         self._nonfinite_steps = 0
 
+    def state(self) -> int:
+        return self._nonfinite_steps
+
+    def load_state(self, state: int) -> None:
+        self._nonfinite_steps = state
+
     def check_batch(self, metrics: Mapping[str, float]) -> None:
         """Raises StopRun if too little of a batch was graded (`step_metrics` before training)."""
         self._check_graded(metrics)
         self._check_masked(metrics)
 
     def check_update(self, metrics: Mapping[str, float]) -> None:
-        """Raises StopRun on a log-prob gap above its limit or repeated non-finite losses."""
+        """Raises NonfiniteStop on repeated steps that were not finite, StopRun on a log-prob gap
+        above its limit."""
         self._check_finite(metrics)
         self._check_gap(metrics)
 
@@ -76,13 +92,16 @@ class Guard:
 
     def _check_finite(self, metrics: Mapping[str, float]) -> None:
         bad = [k for k in ("loss/total", "gap/mean") if not math.isfinite(metrics.get(k, 0.0))]
+        if metrics.get("nonfinite"):
+            # A skipped update leaves no loss behind that could tell.
+            bad.insert(0, "the loss or its gradient")
         self._nonfinite_steps = self._nonfinite_steps + 1 if bad else 0
         if self._nonfinite_steps >= self._config.max_nonfinite_steps:
-            raise StopRun(
+            raise NonfiniteStop(
                 f"{' and '.join(bad)} has not been a finite number for {self._nonfinite_steps} "
                 f"steps in a row (guard.max_nonfinite_steps is "
-                f"{self._config.max_nonfinite_steps}); "
-                "resume from an earlier checkpoint with a lower optim.lr."
+                f"{self._config.max_nonfinite_steps}); find the cause, or resume from an earlier "
+                "checkpoint with a lower optim.lr."
             )
 
     def _check_gap(self, metrics: Mapping[str, float]) -> None:

@@ -102,6 +102,10 @@ class Learner(Protocol):
         """Log-prob of each token given those before it, temperature 1; n tokens give n-1."""
         ...
 
+    async def ptx_loss(self, batch: "Batch") -> float:
+        """Mean cross-entropy, in nats, of the PTX tokens of `heldout_batch`; trains nothing."""
+        ...
+
     async def send_weights(self, sender: Any, version: int) -> Any:
         """Run `sender.send(named_weights, version)` beside the weights; returns what it returns."""
         ...

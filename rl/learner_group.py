@@ -97,12 +97,10 @@ class LearnerGroup:
         return group
 
     async def step(self, batch: Batch, version: int) -> dict[str, float]:
-        shards = [batch.shard(rank) for rank in range(len(self._actors))]
-        refs = [
-            actor.call.remote("step", shard, version)
-            for actor, shard in zip(self._actors, shards, strict=True)
-        ]
-        return (await self._wait(refs, f"step from version {version}"))[0]
+        return await self._sharded(f"step from version {version}", "step", batch, version)
+
+    async def ptx_loss(self, batch: Batch) -> float:
+        return await self._sharded("held-out PTX loss", "ptx_loss", batch)
 
     async def logprobs(self, tokens: list[int]) -> list[float]:
         return (await self._all("logprobs", tokens))[0]
@@ -125,6 +123,14 @@ class LearnerGroup:
         for actor in self._actors:
             ray.kill(actor)
         self._actors = []
+
+    async def _sharded(self, stage: str, method: str, batch: Batch, *args: Any) -> Any:
+        """Give each rank its shard of `batch`; what rank 0 answers."""
+        refs = [
+            actor.call.remote(method, batch.shard(rank), *args)
+            for rank, actor in enumerate(self._actors)
+        ]
+        return (await self._wait(refs, stage))[0]
 
     async def _all(self, method: str, *args: Any) -> list[Any]:
         return await self._wait([a.call.remote(method, *args) for a in self._actors], method)

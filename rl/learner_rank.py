@@ -8,7 +8,7 @@ loss and PTX cross-entropy go through one backward.
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,11 @@ class RankPlace:
     """0 picks a free port, which only a world of one can do."""
 
 
+Inspect = Callable[[Update, MicroBatch, Tensor, Tensor, Tensor, Tensor], None]
+"""Called before each backward with the update, micro-batch, log-probs [P], PTX log-probs [Q], old
+log-probs [P] and loss; a replay looks for the first number that is not finite."""
+
+
 @dataclass(slots=True)
 class _Tokens:
     """What one forward pass gives: P policy tokens, Q PTX tokens."""
@@ -83,6 +88,7 @@ class LearnerRank:
         self._place = place
         self._updates = 0
         self._sender: Any = None
+        self.inspect: Inspect | None = None
         torch.set_num_threads(config.threads)
         self._device = torch.device("cuda", 0) if config.gpus_per_rank else torch.device("cpu")
         self._engine = self._start(self._load_model())
@@ -155,6 +161,16 @@ class LearnerRank:
             self._update(update, old[number - 1] if number else None, batch.ptx_weight, stats)
         return stats.result(self._place.world, self._device)
 
+    def ptx_loss(self, batch: Batch) -> float:
+        """Mean cross-entropy of the PTX tokens of all ranks, without training on them."""
+        (update,) = batch.updates
+        with torch.no_grad():
+            sums = [self._forward(micro).ptx_logprobs.sum() for micro in update.shards[0]]
+        total = torch.stack(sums).sum().double()
+        if self._place.world > 1:
+            torch.distributed.all_reduce(total)
+        return -float(total) / update.num_ptx_tokens
+
     def _old_logprobs(self, update: Update, stats: StepStats) -> list[Tensor]:
         with torch.no_grad():
             old = [self._forward(micro).logprobs for micro in update.shards[0]]
@@ -176,6 +192,8 @@ class LearnerRank:
             loss, values = self._losses(micro, update, tokens, before, ptx_weight)
             for key, value in values.items():
                 metrics[key] = metrics.get(key, 0) + value.detach()
+            if self.inspect is not None:
+                self.inspect(update, micro, tokens.logprobs, tokens.ptx_logprobs, before, loss)
             if not torch.isfinite(loss):
                 # An infinite loss can have finite gradients: make sure that every rank skips.
                 loss = loss * torch.nan
@@ -264,6 +282,10 @@ class LearnerRank:
 
     def _tensor(self, array: Any) -> Tensor:
         return torch.from_numpy(array).to(self._device)
+
+    @property
+    def module(self) -> torch.nn.Module:
+        return self._engine.module
 
     # -- weights ------------------------------------------------------------------------------
 

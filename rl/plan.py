@@ -41,7 +41,7 @@ def prepare(cfg: Config) -> Plan:
 
 
 def _ptx_rows(cfg: Config) -> list[tuple[str, Any]]:
-    if cfg.ptx.weight == 0:
+    if not cfg.ptx.enabled:
         return []
     if cfg.ptx.source == "nano":
         return nano_ptx_rows()
@@ -54,7 +54,7 @@ def plan_words(cfg: Config) -> list[str]:
         prompts=cfg.rollout.groups_per_step,
         group_size=cfg.rollout.group_size,
         updates=cfg.learner.updates_per_batch,
-        ptx_rows=cfg.ptx.rows_per_step // cfg.learner.updates_per_batch if cfg.ptx.weight else 0,
+        ptx_rows=cfg.ptx.rows_per_step // cfg.learner.updates_per_batch if cfg.ptx.enabled else 0,
         weights=mixture_weights(cfg),
         budgets={k: cfg.budget_of(k) for k in cfg.kinds} if cfg.budget.enabled else {},
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from rl.optim.schedules import SCHEDULES, scheduled
 from rl.types import ConjointError, Message, derive_seed
 
 
@@ -21,16 +22,40 @@ class PtxConfig:
 
     weight: float = 0.1
     """Factor of the PTX cross-entropy (mean over its trained tokens) beside the policy loss; 0
-    turns PTX off."""
+    turns PTX off, unless a schedule ends above 0."""
+    schedule: str = "constant"
+    """constant; or linear or cosine from `weight` at the first step towards `end_weight`."""
+    end_weight: float = 0.0
+    """Where a linear or cosine schedule would be after the last step."""
     source: str = "nano"
     """Either nano, for the demonstrations conjoint generates, or a .jsonl or .parquet path."""
     rows_per_step: int = 16
     max_tokens: int = 1024
     """A longer row is refused, not cut."""
+    heldout: int = 32
+    """Rows kept apart by the hash of their tokens and never trained, at most a tenth of the
+    distinct ones. Their cross-entropy at each evaluation shows what the policy forgets; 0: none."""
+
+    @property
+    def enabled(self) -> bool:
+        return self.weight > 0 or self.end_weight > 0
+
+    def weight_at(self, step: int, num_steps: int) -> float:
+        """The weight in the step that `step` others come before."""
+        return scheduled(self.schedule, self.weight, self.end_weight, step / num_steps)
 
     def validate(self) -> None:
-        if self.weight < 0:
-            raise ConjointError(f"ptx.weight must be at least 0, not {self.weight}")
+        if self.schedule not in SCHEDULES:
+            raise ConjointError(
+                f"ptx.schedule is {self.schedule!r}; choose one of {list(SCHEDULES)}"
+            )
+        if min(self.weight, self.end_weight) < 0 or self.heldout < 0:
+            raise ConjointError("ptx.weight, ptx.end_weight and ptx.heldout must be at least 0")
+        if self.schedule == "constant" and self.end_weight:
+            raise ConjointError(
+                f"ptx.end_weight={self.end_weight} has no effect with ptx.schedule=constant; "
+                "choose linear or cosine"
+            )
         if self.rows_per_step < 1 or self.max_tokens < 2:
             raise ConjointError(
                 "ptx.rows_per_step must be at least 1 and ptx.max_tokens at least 2"
@@ -168,8 +193,23 @@ def _string(value: Any, place: str) -> str:
     return value
 
 
+def split_rows(rows: Sequence[PtxRow], heldout: int) -> tuple[list[PtxRow], list[PtxRow]]:
+    """(trained, held-out). Rows of equal tokens are on one side; the file's order and the run's
+    seed do not matter. At most a tenth of the distinct rows are held out."""
+    distinct = {tuple(row.tokens): row for row in rows}
+    ranked = sorted(distinct, key=lambda tokens: (derive_seed("ptx-heldout", *tokens), tokens))
+    apart = set(ranked[: min(heldout, len(distinct) // 10)])
+    return (
+        [row for row in rows if tuple(row.tokens) not in apart],
+        [distinct[tokens] for tokens in ranked if tokens in apart],
+    )
+
+
 class PtxStream:
-    """Rows for each step, in an order that only the seed and one integer decide."""
+    """Rows for each step, in an order that only the seed and one integer decide.
+
+    `heldout` are those kept apart.
+    """
 
     def __init__(
         self,
@@ -182,9 +222,11 @@ class PtxStream:
 
         `rows` are (place, row) as from `read_rows`; generated rows may use any place name.
         """
-        self._rows = [render_row(row, renderer, place, config.max_tokens) for place, row in rows]
-        if not self._rows:
+        rendered = [render_row(row, renderer, place, config.max_tokens) for place, row in rows]
+        if not rendered:
             raise ConjointError(f"ptx.source {config.source} holds no rows")
+        self._rows, self.heldout = split_rows(rendered, config.heldout)
+        self._fingerprint = derive_seed(*(row.tokens for row in self._rows))
         self._count = config.rows_per_step
         self._seed = seed
         self._drawn = 0
@@ -197,12 +239,18 @@ class PtxStream:
         self._drawn += self._count
         return rows
 
-    def state(self) -> int:
-        """Rows drawn so far: all that has to be saved."""
-        return self._drawn
+    def state(self) -> dict[str, int]:
+        """Rows drawn so far, and a hash of all rows: a resumed run must find the same."""
+        return {"drawn": self._drawn, "rows": self._fingerprint}
 
-    def load_state(self, state: int) -> None:
-        self._drawn = state
+    def load_state(self, state: Mapping[str, int]) -> None:
+        """Go on where `state` was taken. Raises ConjointError if the rows are others."""
+        if state["rows"] != self._fingerprint:
+            raise ConjointError(
+                "the rows of ptx.source are not those that the checkpoint was trained on; restore "
+                "the file, or start a new run"
+            )
+        self._drawn = state["drawn"]
 
     def _row(self, number: int) -> PtxRow:
         epoch, place = divmod(number, len(self._rows))

@@ -1,7 +1,7 @@
 """The run folder: where every file of a run lies, and how each is written whole.
 
     config.yaml  versions.json  metrics.jsonl  rollouts/step-000012.jsonl  eval/TAG.jsonl
-    checkpoints/  wandb/  summary.json  report.html  set-aside/
+    checkpoints/  dumps/  wandb/  summary.json  report.html  resumes.jsonl  set-aside/
 
 Whole files are written under a temporary name and renamed. `metrics.jsonl` grows line by line
 (`rl/metrics.py`), so only its last line can be torn. Nothing is ever deleted: what a resume
@@ -35,6 +35,8 @@ class RunFolder:
         self.rollouts = path / "rollouts"
         self.eval = path / "eval"
         self.checkpoints = path / "checkpoints"
+        self.dumps = path / "dumps"
+        self.resumes = path / "resumes.jsonl"
         self.wandb = path / "wandb"
         self.summary = path / "summary.json"
         self.report = path / "report.html"
@@ -78,6 +80,9 @@ class RunFolder:
     def eval_of(self, tag: str) -> Path:
         return self.eval / f"{tag}.jsonl"
 
+    def dump_of(self, step: int) -> Path:
+        return self.dumps / f"step-{step:06d}"
+
     def write_config(self, config: Mapping[str, Any], words: Sequence[str] = ()) -> None:
         """The resolved config; `words` (the batch arithmetic in words) open it as comments."""
         head = "".join(f"# {line}\n" for text in words for line in text.splitlines())
@@ -107,12 +112,15 @@ class RunFolder:
         return write_jsonl(self.eval_of(tag), rows)
 
     def truncate_after(self, step: int) -> Path | None:
-        """Make the folder what it was after `step`: later metrics, rollouts, evaluations, summary
-        and report move into `set-aside/DATE-after-step-N/`. Returns that folder, None if nothing
-        was later. A metrics line torn by the interruption moves too."""
+        """Make the folder what it was after `step`: later metrics, rollouts, evaluations,
+        checkpoints, dumps, summary and report move into `set-aside/DATE-after-step-N/`. Returns
+        that folder, None if nothing was later. A metrics line torn by the interruption moves too.
+        """
         kept, later = _split_lines(self.metrics, step)
         files = [p for p in self.rollouts.glob("step-*.jsonl") if _step_of(p.stem) > step]
         files += [p for p in self.eval.glob("*.jsonl") if _is_later_eval(p.stem, step)]
+        for folder in (self.checkpoints, self.dumps):
+            files += [p for p in folder.glob("step-*") if _step_of(p.name) > step]
         files += [p for p in (self.summary, self.report) if p.exists()]
         if not (later or files):
             return None
@@ -202,7 +210,7 @@ def _step_of(stem: str) -> int:
 
 
 def _is_later_eval(tag: str, step: int) -> bool:
-    return "end" in tag.split("_") or _step_of(tag) > step
+    return any(part == "end" or _step_of(part) > step for part in tag.split("_"))
 
 
 def _split_lines(path: Path, step: int) -> tuple[list[str], list[str]]:

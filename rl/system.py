@@ -4,23 +4,26 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from envs.mixture import Mixture
 from rewards.judge import Judge
-from rl.checkpoint import save_checkpoint
+from rl.batch import Batch, heldout_batch
+from rl.checkpoint import checkpoint_step, finished_checkpoints, prune, save_checkpoint
 from rl.config import Config
 from rl.console import RunConsole, Stopwatch
-from rl.evaluate import Evaluator
-from rl.guard import Guard
+from rl.evaluate import Evaluator, heldout_mean
+from rl.guard import Guard, NonfiniteStop
 from rl.interrupt import Interrupt
 from rl.learner import Learner
 from rl.metrics import Trackers, plain_words, step_metrics
 from rl.ptx import PtxRow, PtxStream
+from rl.replay import write_dump
 from rl.report.summary import outcome, write_summary
 from rl.run_folder import RunFolder
 from rl.scoring import Scorer
-from rl.types import Group, Task
+from rl.types import Group, StopRun, Task
 from rl.weight_sync import PausedSync
 from rollouts.collector import Collector
 from rollouts.engine import RolloutEngine
@@ -49,6 +52,8 @@ class System:
     """Steps done; also the version of the weights."""
     time_split: dict[str, float] = field(default_factory=dict)
     """Seconds by phase over the steps done."""
+    scores: dict[int, float] = field(default_factory=dict)
+    """Step -> held-out mean of its evaluation, for `checkpoint.keep_best`."""
     wall_s: float = 0.0
     """Seconds of earlier sittings of a resumed run."""
     started: float = field(default_factory=time.monotonic)
@@ -78,10 +83,47 @@ class System:
     def ptx_rows(self) -> list[PtxRow]:
         return self.ptx.next() if self.ptx else []
 
+    @property
+    def ptx_weight(self) -> float:
+        return self.cfg.ptx.weight_at(self.step, self.cfg.num_steps)
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """(step, held-out mean) of the best checkpoint there is, None unless it is kept."""
+        steps = map(checkpoint_step, finished_checkpoints(self.folder.checkpoints))
+        scored = [(self.scores[step], step) for step in steps if step in self.scores]
+        if not (self.cfg.checkpoint.keep_best and scored):
+            return None
+        mean, step = max(scored)
+        return step, mean
+
     def check_batch(self, groups: Sequence[Group]) -> None:
         """Stop rules on what was graded. The rollouts are stored first: they hold the reasons."""
         self.folder.write_rollouts(self.step + 1, groups, self.budgets)
         self.guard.check_batch(step_metrics(groups, self.budgets))
+
+    async def check_update(self, metrics: dict[str, float], batch: Batch) -> None:
+        """Stop rules on the update just done; a batch that is not finite is stored."""
+        try:
+            self.guard.check_update(metrics)
+        except NonfiniteStop as stop:
+            place = await self._dump(batch, int(metrics.get("updates", 0)))
+            raise StopRun(f"{stop} The batch is kept: conjoint train replay={place}") from stop
+
+    async def dump_if_asked(self, batch: Batch) -> None:
+        if self.step + 1 in self.cfg.guard.dump_steps:
+            self.console.message(f"batch stored in {await self._dump(batch, 0)}")
+
+    async def _dump(self, batch: Batch, updates_applied: int) -> Path:
+        step = self.step + 1
+        return await write_dump(
+            self.folder.dump_of(step),
+            batch,
+            self.learner,
+            self.cfg,
+            step=step,
+            updates_applied=updates_applied,
+        )
 
     def record(self, groups: Sequence[Group], metrics: dict[str, float]) -> None:
         """Log the step just done."""
@@ -106,9 +148,19 @@ class System:
     async def evaluate(self, tag: str) -> None:
         self.console.message(f"evaluating on held-out tasks ({tag}) ...")
         with self.clock.phase("evaluate"):
-            for name, rows in (await self.evaluator.evaluate(tag)).items():
+            found = await self.evaluator.evaluate(tag)
+            for name, rows in found.items():
                 self.folder.write_eval(name, rows)
+            if (mean := heldout_mean(found.get(tag, []))) is not None:
+                self.scores[self.step] = mean
+            await self.measure_ptx()
         self.clock.split()
+
+    async def measure_ptx(self) -> None:
+        """Cross-entropy of the PTX rows that are never trained: what the policy forgets."""
+        if self.ptx and self.ptx.heldout:
+            loss = await self.learner.ptx_loss(heldout_batch(self.ptx.heldout, self.cfg.learner))
+            self.trackers.log(self.step, {"ptx/heldout_loss": loss})
 
     async def evaluate_at_start(self) -> None:
         self.clock.split()
@@ -116,25 +168,27 @@ class System:
             await self.interrupt.until_stopped(self.evaluate("start"))
 
     async def evaluate_and_save_if_due(self) -> None:
-        every = self.cfg.eval.every
-        if every and self.step % every == 0 and self.step < self.cfg.num_steps:
+        every, last = self.cfg.eval.every, self.cfg.num_steps
+        evaluated = bool(every) and self.step % every == 0 and self.step < last
+        if evaluated:
             await self.interrupt.until_stopped(self.evaluate(f"step-{self.step:06d}"))
-        if self.cfg.checkpoint.due(self.step, self.cfg.num_steps):
+        if self.cfg.checkpoint.due(self.step, last, evaluated=evaluated):
             await self.save()
 
     async def finish(self) -> None:
         """The last evaluation or, when a signal ended the run early, a checkpoint."""
         if self.step == self.cfg.num_steps and not self.interrupt.stopped:
             await self.interrupt.until_stopped(self.evaluate("end"))
+            prune(self.folder.checkpoints, self.cfg.checkpoint, self.scores)
         if self.interrupt.stopped:
             await self.save()
 
     async def save(self) -> None:
         self.wall_s += time.monotonic() - self.started
         self.started = time.monotonic()
-        await save_checkpoint(
-            self.folder.checkpoints, self.step, self.learner, self.state(), self.cfg.checkpoint.keep
-        )
+        root = self.folder.checkpoints
+        await save_checkpoint(root, self.step, self.learner, self.state())
+        prune(root, self.cfg.checkpoint, self.scores)
         self.clock.split()
 
     def state(self) -> dict[str, Any]:
@@ -142,6 +196,8 @@ class System:
         return {
             "mixture": self.mixture.state(),
             "ptx": self.ptx.state() if self.ptx else None,
+            "guard": self.guard.state(),
+            "scores": self.scores,
             "time_split": self.time_split,
             "wall_s": self.wall_s,
         }
@@ -151,6 +207,8 @@ class System:
         self.mixture.load_state(state["mixture"])
         if self.ptx:
             self.ptx.load_state(state["ptx"])
+        self.guard.load_state(state["guard"])
+        self.scores = {int(step): mean for step, mean in state["scores"].items()}
         self.time_split = dict(state["time_split"])
         self.wall_s = state["wall_s"]
 
@@ -162,6 +220,7 @@ class System:
             learner=f"{learner.ranks} DeepSpeed rank(s), ZeRO {learner.zero_stage}, "
             f"{learner.dtype}",
             wall_s=self.wall_s + time.monotonic() - self.started,
+            best=self.best,
         )
         self.trackers.summarise(outcome(summary))
 

@@ -50,11 +50,12 @@ async def learn(s: System, groups: list[Group]) -> dict[str, float]:
     metrics = assign_advantages(groups, cfg.advantage, seed)
     s.check_batch(groups)
     with s.clock.phase("train"):
-        batch = make_batch(groups, s.ptx_rows(), cfg.learner, cfg.ptx.weight)
+        batch = make_batch(groups, s.ptx_rows(), cfg.learner, s.ptx_weight)
+        await s.dump_if_asked(batch)
         metrics |= await s.learner.step(batch, version=s.step)
-    s.guard.check_update(metrics)
+    await s.check_update(metrics, batch)
     with s.clock.phase("sync"):
         await s.weight_sync(s.learner, s.engine, version=s.step + 1)
     critic = critic_tasks(groups, cfg.critic, seed, judge=cfg.judge)
     s.mixture.feed(critic)
-    return metrics | {"critic/tasks": float(len(critic))}
+    return metrics | {"critic/tasks": float(len(critic)), "ptx/weight": batch.ptx_weight}

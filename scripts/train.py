@@ -6,11 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rl.types import ConjointError
-
 if TYPE_CHECKING:
     from rl.config import Config
     from rl.plan import Plan
+    from rl.resume import Resume
+
+NOT_FINITE = 3
+"""Exit code of a replay that finds a number which is not finite."""
 
 
 def run(overrides: list[str], *, dry_run: bool = False) -> int:
@@ -18,6 +20,8 @@ def run(overrides: list[str], *, dry_run: bool = False) -> int:
     from rl.console import RunConsole
     from rl.plan import plan_words, prepare
 
+    if any(o.startswith("replay=") for o in overrides):
+        return _replay(overrides)
     cfg, resume = _configured(overrides)
     plan = prepare(cfg)
     if dry_run:
@@ -26,35 +30,35 @@ def run(overrides: list[str], *, dry_run: bool = False) -> int:
     return asyncio.run(_run(plan, resume))
 
 
-def _configured(overrides: list[str]) -> "tuple[Config, Path | None]":
-    """The configuration, and the folder to resume (whose stored configuration it then is)."""
-    from rl.config import from_dict, load_config
-    from rl.run_folder import RunFolder
+def _configured(overrides: list[str]) -> "tuple[Config, Resume | None]":
+    """The configuration, and the run to go on with (whose stored configuration it then is)."""
+    from rl.config import load_config
+    from rl.resume import open_resume
 
-    resume = [o.partition("=")[2] for o in overrides if o.startswith("resume=")]
-    if not resume:
-        return load_config(overrides), None
-    if len(overrides) > 1:
-        raise ConjointError(
-            "resume=RUN_DIR goes on with the configuration stored in that folder; give no other key"
-        )
-    import yaml
-
-    path = Path(resume[0])
-    folder = RunFolder.create(path, "", resume=True)
-    if not folder.config.is_file():
-        raise ConjointError(f"{path} stopped before its configuration was stored; start it anew")
-    return from_dict(yaml.safe_load(folder.config.read_text(encoding="utf-8"))), path
+    if any(o.startswith("resume=") for o in overrides):
+        return open_resume(overrides)
+    return load_config(overrides), None
 
 
-async def _run(plan: "Plan", resume: Path | None) -> int:
+def _replay(overrides: list[str]) -> int:
+    """The learner alone on a stored batch: 0 if every number is finite, else 3."""
+    from rl.replay import open_replay, replay, result_words
+
+    dump, cfg, model = open_replay(overrides)
+    done = replay(dump, cfg, model)
+    print("\n".join(result_words(done, model, dump.facts)))
+    return 0 if done.finite else NOT_FINITE
+
+
+async def _run(plan: "Plan", resume: "Resume | None") -> int:
     from rl.console import RunConsole
     from rl.plan import next_command, plan_words
     from rl.run_folder import RunFolder
 
     cfg = plan.cfg
-    default = Path(cfg.run_dir) if cfg.run_dir else None
-    folder = RunFolder.create(resume or default, cfg.name, resume=resume is not None)
+    checkpoint = resume.begin(cfg.num_steps) if resume else None
+    new = Path(cfg.run_dir) if cfg.run_dir else None
+    folder = resume.folder if resume else RunFolder.create(new, cfg.name)
     # What follows loads Ray and the engines: only now, when nothing can be refused any more.
     from rl.build import start
     from rl.interrupt import Interrupt, kill_all, own_processes
@@ -68,9 +72,7 @@ async def _run(plan: "Plan", resume: Path | None) -> int:
     interrupt = Interrupt()
     system = None
     try:
-        system = await interrupt.until_stopped(
-            start(plan, folder, console, interrupt, resumed=resume is not None)
-        )
+        system = await interrupt.until_stopped(start(plan, folder, console, interrupt, checkpoint))
         if system is not None:
             await train(system)
             if not interrupt.stopped:

@@ -105,6 +105,9 @@ class FakeLearner:
     async def logprobs(self, tokens: list[int]) -> list[float]:
         return [-1.0] * (len(tokens) - 1)
 
+    async def ptx_loss(self, batch: Any) -> float:
+        return 2.0 + len(self.batches)
+
     async def send_weights(self, sender: Any, version: int) -> str:
         return f"weights {version}"
 

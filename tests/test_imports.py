@@ -14,6 +14,7 @@ PACKAGES = ("rl", "envs", "rewards", "rollouts", "configs", "scripts")
 # Imports in functions count too; only `if TYPE_CHECKING:` does not, because it never runs.
 HEAVY: dict[str, set[str]] = {
     "torch": {
+        "rl/diagnose.py",
         "rl/learner_rank.py",
         "rl/learner_stats.py",
         "rl/models.py",

@@ -1,4 +1,4 @@
-"""The optimizer's settings and the learning rate as a pure function of the update number."""
+"""The optimizer's settings, and schedules as pure functions of how far a run has come."""
 
 import math
 from dataclasses import dataclass
@@ -41,10 +41,15 @@ def learning_rate(config: OptimConfig, update: int, total_updates: int) -> float
     """Learning rate of update number `update` (from 0) of `total_updates`."""
     if update < config.warmup_updates:
         return config.lr * (update + 1) / config.warmup_updates
-    if config.schedule == "constant":
-        return config.lr
     span = max(total_updates - config.warmup_updates, 1)
     progress = min((update - config.warmup_updates) / span, 1.0)
-    if config.schedule == "linear":
-        return config.lr * (1 - progress)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    return scheduled(config.schedule, config.lr, 0.0, progress)
+
+
+def scheduled(schedule: str, start: float, end: float, progress: float) -> float:
+    """The value after `progress` in [0, 1] of the way from `start` to `end`; constant stays."""
+    if schedule == "constant":
+        return start
+    if schedule == "linear":
+        return end + (start - end) * (1 - progress)
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))

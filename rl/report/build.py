@@ -15,7 +15,7 @@ from rl.report.charts import LEFT, RIGHT, WIDTH, change_bar, interval_words
 from rl.report.load import RunData, eval_fingerprint, load_run, read_summary
 from rl.report.panels import TIME_COLORS, curve_panels
 from rl.report.samples import choose_samples
-from rl.report.summary import Comparison, compare_judge, compare_kinds, time_split
+from rl.report.summary import Comparison, compare_judge, compare_kinds, compare_ptx, time_split
 from rl.run_folder import write_atomically
 
 COLORS = 8
@@ -89,6 +89,10 @@ def tiles(data: RunData) -> list[tuple[str, str]]:
         found.append((number(max(g for _, g in gaps)), "largest mean log-prob gap"))
     if (graded := _mean(data, "graded_share")) is not None:
         found.append((f"{graded:.1%}", "answers graded"))
+    ptx = compare_ptx(data)
+    if ptx and ptx["start"] is not None and ptx["end"] is not None:
+        change = f"{number(ptx['start'])} → {number(ptx['end'])}"
+        found.append((change, "held-out PTX loss, start to end"))
     return found
 
 

@@ -24,8 +24,9 @@ KIND_ORDER = ("math", "code", "instruction", "logic", "open", "critic")
 class RunData:
     """What the report and the summary are made from.
 
-    `metrics` has one row a step, ascending; `evals` maps a tag to its rows; `rollouts` maps the
-    first and the last step that has a rollouts file to its rows.
+    `metrics` has one row a step, ascending; `before` what was measured before the first one;
+    `evals` maps a tag to its rows; `rollouts` maps the first and the last step that has a rollouts
+    file to its rows.
     """
 
     folder: RunFolder
@@ -33,6 +34,7 @@ class RunData:
     config: dict[str, Any]
     config_text: str
     versions: dict[str, Any]
+    before: Row
     metrics: list[Row]
     evals: dict[str, list[Row]]
     rollouts: dict[int, list[Row]]
@@ -50,7 +52,7 @@ class RunData:
         """(step, value) of one metric, without the steps that lack it or are not finite."""
         return [
             (float(row["step"]), float(row[name]))
-            for row in self.metrics
+            for row in [self.before, *self.metrics]
             if isinstance(row.get(name), int | float) and math.isfinite(row[name])
         ]
 
@@ -70,13 +72,15 @@ def load_run(path: Path) -> RunData:
             f"{path} holds no run: it has neither config.yaml nor metrics.jsonl; name a run folder."
         )
     text = folder.config.read_text(encoding="utf-8") if folder.config.is_file() else ""
+    by_step = _by_step(read_jsonl(folder.metrics))
     return RunData(
         folder=folder,
         words=[line[2:] for line in takewhile(_is_comment, text.splitlines())],
         config=_config(folder.config, text),
         config_text=text,
         versions=_json(folder.versions),
-        metrics=_by_step(read_jsonl(folder.metrics)),
+        before=next((row for row in by_step if row["step"] == 0), {}),
+        metrics=[row for row in by_step if row["step"] > 0],
         evals={file.stem: read_jsonl(file) for file in sorted(folder.eval.glob("*.jsonl"))},
         rollouts=_first_and_last(folder),
     )
@@ -137,7 +141,8 @@ def _by_step(rows: Sequence[Row]) -> list[Row]:
     """One row a step; a step logged in several calls is merged, the later value wins."""
     merged: dict[int, Row] = {}
     for row in rows:
-        merged.setdefault(int(row.get("step", 0)), {}).update(row)
+        step = int(row.get("step", 0))
+        merged.setdefault(step, {"step": step}).update(row)
     return [merged[step] for step in sorted(merged)]
 
 

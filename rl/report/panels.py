@@ -42,7 +42,7 @@ def curve_panels(data: RunData, colors: dict[str, int]) -> list[Panel]:
             True,
         ),
         _masked(data, colors),
-        _single(data, "loss/ptx", "PTX loss", "Cross-entropy on curated data, nats a token."),
+        _ptx(data),
         _gap(data, colors),
         _judge(data),
         _single(
@@ -89,6 +89,15 @@ def _gap(data: RunData, colors: dict[str, int]) -> Panel:
         lines, legend = [Series("mean", data.series("gap/mean"), 0)], (("all kinds", 0),)
     note = "Engine against learner on the same tokens: mean absolute log-prob difference, in nats."
     return Panel("Engine/learner gap", note, line_chart(lines, floor=0.0), legend)
+
+
+def _ptx(data: RunData) -> Panel:
+    lines = [
+        Series("trained", data.series("loss/ptx"), 0),
+        Series("held out", data.series("ptx/heldout_loss"), 1),
+    ]
+    note = "Cross-entropy on curated data, nats a token; held-out rows are never trained."
+    return Panel("PTX loss", note, line_chart(lines), _legend(lines))
 
 
 def _judge(data: RunData) -> Panel:

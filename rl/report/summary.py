@@ -13,13 +13,23 @@ Comparison = dict[str, dict[str, float] | None]
 """{start, end, diff}: intervals as dicts; null where the run has no such evaluation."""
 
 
-def write_summary(run: RunFolder, *, engine: str, learner: str, wall_s: float) -> dict[str, Any]:
+def write_summary(
+    run: RunFolder,
+    *,
+    engine: str,
+    learner: str,
+    wall_s: float,
+    best: tuple[int, float] | None = None,
+) -> dict[str, Any]:
     """Writes and returns summary.json.
 
     {heldout: {KIND: {start: {mean, lo, hi, n}, end: {...}, diff: {...}}}, greedy: {same},
-    judge: {start, end, diff}, versions, engine, learner, wall_s, time_split, steps}
+    judge: {start, end, diff}, ptx: {start, end, diff}, best_checkpoint: {step, mean} or null,
+    versions, engine, learner, wall_s, time_split, steps}
 
-    `engine` and `learner` name what sampled and what trained. `time_split` is the
+    `ptx` is the mean cross-entropy of held-out PTX rows in nats a token, {} if it was not measured.
+    `engine` and `learner` name what sampled and what trained; `best` is the step and the held-out
+    mean of the checkpoint that checkpoint.keep_best kept. `time_split` is the
     wall seconds of all steps by phase.
     """
     data = load_run(run.path)
@@ -27,6 +37,8 @@ def write_summary(run: RunFolder, *, engine: str, learner: str, wall_s: float) -
         "heldout": compare_kinds(data, "start", "end"),
         "greedy": compare_kinds(data, "start_greedy", "end_greedy"),
         "judge": compare_judge(data),
+        "ptx": compare_ptx(data),
+        "best_checkpoint": {"step": best[0], "mean": best[1]} if best else None,
         "versions": data.versions,
         "engine": engine,
         "learner": learner,
@@ -45,12 +57,14 @@ def outcome(summary: Mapping[str, Any]) -> dict[str, float]:
         for name in ("heldout", "greedy")
         for kind, found in summary[name].items()
     } | {"judge": summary["judge"]}
-    return {
+    means = {
         f"{name}/{when}": interval["mean"]
         for name, found in comparisons.items()
         for when, interval in found.items()
         if interval
     }
+    ptx = {f"ptx/{when}": loss for when, loss in summary["ptx"].items() if loss is not None}
+    return means | ptx
 
 
 def compare_kinds(data: RunData, start: str, end: str) -> dict[str, Comparison]:
@@ -65,6 +79,17 @@ def compare_judge(data: RunData) -> Comparison | dict[str, Any]:
     before = task_scores(data.evals.get("judge_start", []))
     after = task_scores(data.evals.get("judge_end", []))
     return _compare(before, after) if before or after else {}
+
+
+def compare_ptx(data: RunData) -> dict[str, float | None]:
+    """Held-out PTX loss before the first step and after the last one that measured it."""
+    losses = dict(data.series("ptx/heldout_loss"))
+    if not losses:
+        return {}
+    start = losses.pop(0.0, None)
+    end = losses[max(losses)] if losses else None
+    diff = end - start if start is not None and end is not None else None
+    return {"start": start, "end": end, "diff": diff}
 
 
 def time_split(data: RunData) -> dict[str, float]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from rl.guard import Guard, GuardConfig
+from rl.guard import Guard, GuardConfig, NonfiniteStop
 from rl.types import ConjointError, StopRun
 
 NAN = float("nan")
@@ -69,6 +69,26 @@ def test_a_gap_that_is_no_number_cannot_pass_for_a_small_one() -> None:
         guard.check_update({**FINE, "gap/mean": NAN})
 
 
+def test_skipped_updates_stop_although_they_leave_no_loss_behind() -> None:
+    skipped = {"updates": 1.0, "nonfinite": 1.0, "gap/mean": 0.001}
+    guard = Guard(GuardConfig(max_nonfinite_steps=2))
+    guard.check_update(skipped)
+    guard.check_update({**FINE, "nonfinite": 0.0})
+    guard.check_update(skipped)
+    with pytest.raises(NonfiniteStop, match="the loss or its gradient has not been a finite"):
+        guard.check_update(skipped)
+
+
+def test_a_resumed_run_goes_on_counting() -> None:
+    first = Guard(GuardConfig())
+    for _ in range(2):
+        first.check_update({"nonfinite": 1.0})
+    resumed = Guard(GuardConfig())
+    resumed.load_state(first.state())
+    with pytest.raises(NonfiniteStop, match="for 3 steps"):
+        resumed.check_update({"nonfinite": 1.0})
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -77,6 +97,7 @@ def test_a_gap_that_is_no_number_cannot_pass_for_a_small_one() -> None:
         ("min_graded_share", 1.5),
         ("max_masked_share", -0.1),
         ("max_nonfinite_steps", 0),
+        ("dump_steps", [3, 0]),
     ],
 )
 def test_limits_that_make_no_sense_are_refused_by_name(key: str, value: Any) -> None:

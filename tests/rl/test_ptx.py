@@ -122,7 +122,61 @@ def test_state_resumes_across_an_epoch_boundary() -> None:
     assert [b.next() for _ in range(4)] == [a.next() for _ in range(4)]
 
 
+def test_a_resume_with_other_rows_is_refused() -> None:
+    other = PtxStream([("row", {"text": "zz"})], RENDERER, PtxConfig(), 0)
+    with pytest.raises(ConjointError, match=r"ptx\.source are not those"):
+        other.load_state(stream().state())
+
+
 def test_config_is_checked() -> None:
-    for bad in (PtxConfig(weight=-1.0), PtxConfig(rows_per_step=0), PtxConfig(max_tokens=1)):
+    for bad in (
+        PtxConfig(weight=-1.0),
+        PtxConfig(rows_per_step=0),
+        PtxConfig(max_tokens=1),
+        PtxConfig(heldout=-1),
+        PtxConfig(schedule="steps"),
+        PtxConfig(end_weight=0.5),
+        PtxConfig(schedule="linear", end_weight=-0.5),
+    ):
         with pytest.raises(ConjointError, match="ptx"):
             bad.validate()
+
+
+def test_weight_schedules() -> None:
+    def weights(schedule: str) -> list[float]:
+        config = PtxConfig(weight=1.0, schedule=schedule, end_weight=0.2)
+        return [config.weight_at(step, 4) for step in range(5)]
+
+    assert weights("constant") == [1.0] * 5
+    assert weights("linear") == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+    assert weights("cosine") == pytest.approx([1.0, 0.8828, 0.6, 0.3172, 0.2], abs=1e-4)
+    assert PtxConfig(weight=0.0, schedule="linear", end_weight=0.2).enabled
+    assert not PtxConfig(weight=0.0).enabled
+
+
+def rows_of(texts: Sequence[str]) -> list[tuple[str, dict]]:
+    return [("row", {"text": text}) for text in texts]
+
+
+def test_held_out_rows_are_never_trained_whatever_order_seed_and_repeats() -> None:
+    texts = [f"{i:03d}" for i in range(100)]
+    config = PtxConfig(rows_per_step=10, heldout=8)
+
+    def apart(s: PtxStream) -> set[tuple[int, ...]]:
+        return {tuple(row.tokens) for row in s.heldout}
+
+    one = PtxStream(rows_of(texts), RENDERER, config, seed=0)
+    two = PtxStream(rows_of([*texts[::-1], *texts]), RENDERER, config, seed=7)
+    assert len(one.heldout) == 8 and apart(one) == apart(two)
+    for s, epochs in ((one, 2), (two, 2)):
+        drawn = {tuple(row.tokens) for _ in range(20 * epochs) for row in s.next()}
+        assert len(drawn) == 92 and not drawn & apart(s)
+
+
+def test_a_small_source_keeps_nine_tenths_of_its_rows() -> None:
+    def heldout(count: int) -> int:
+        rows = rows_of([f"{i:03d}" for i in range(count)])
+        return len(PtxStream(rows, RENDERER, PtxConfig(heldout=32), 0).heldout)
+
+    assert [heldout(n) for n in (1, 9, 10, 40, 512)] == [0, 0, 1, 4, 32]
+    assert not PtxStream(rows_of(["ab"] * 20), RENDERER, PtxConfig(), 0).heldout

@@ -108,11 +108,13 @@ def make_run(path: Path, steps: int = 12) -> RunFolder:
     )
     run.write_versions(device="cpu")
     tracker = JsonlTracker(run.metrics)
+    tracker.log(0, {"ptx/heldout_loss": 2.0})
     for step in range(1, steps + 1):
         skill = 0.2 + 0.5 * step / steps
         groups = groups_of(step, rng, skill)
         run.write_rollouts(step, groups, BUDGETS)
         tracker.log(step, {**step_metrics(groups, BUDGETS), **loop_metrics(step, rng, skill)})
+    tracker.log(steps, {"ptx/heldout_loss": 2.25})
     for tag, skill in (("start", 0.3), ("end", 0.5), ("start_greedy", 0.4), ("end_greedy", 0.6)):
         run.write_eval(tag, eval_rows(rng, skill))
     for tag in ("judge_start", "judge_end"):
@@ -141,6 +143,8 @@ def test_report_shows_each_part(run: RunFolder) -> None:
         "Engine/learner gap",
         "swap consistency",
         "Critic accuracy",
+        "held-out PTX loss, start to end",
+        "held out",
         "Time of a step",
         "expected 42, got 41",
         "orders disagree",
@@ -175,8 +179,8 @@ def test_every_chart_is_well_formed_and_finite(run: RunFolder) -> None:
 def test_summary_has_the_promised_shape(run: RunFolder) -> None:
     summary = json.loads(run.summary.read_text())
     assert set(summary) == {
-        "heldout", "greedy", "judge", "versions", "engine", "learner", "wall_s", "time_split",
-        "steps",
+        "heldout", "greedy", "judge", "ptx", "best_checkpoint", "versions", "engine", "learner",
+        "wall_s", "time_split", "steps",
     }  # fmt: skip
     assert set(summary["heldout"]) == set(summary["greedy"]) == set(KINDS[:3])
     for comparison in [*summary["heldout"].values(), summary["judge"]]:
@@ -188,6 +192,9 @@ def test_summary_has_the_promised_shape(run: RunFolder) -> None:
     assert math_row["diff"]["mean"] == pytest.approx(
         math_row["end"]["mean"] - math_row["start"]["mean"]
     )
+    assert summary["ptx"] == {"start": 2.0, "end": 2.25, "diff": 0.25}
+    assert outcome(summary)["ptx/diff"] == 0.25
+    assert summary["best_checkpoint"] is None
     assert summary["steps"] == 12
     assert set(summary["time_split"]) == {"generate", "score", "train", "sync", "other"}
     assert summary["time_split"]["sync"] == pytest.approx(12 * 0.2)

@@ -23,6 +23,7 @@ from rl.evaluate import Evaluator
 from rl.guard import Guard
 from rl.metrics import Trackers
 from rl.ptx import PtxStream
+from rl.replay import read_dump
 from rl.run_folder import RunFolder, read_jsonl
 from rl.scoring import Scorer
 from rl.system import System
@@ -86,7 +87,9 @@ class NoSignal(SimpleNamespace):
         return await task
 
 
-def build(path: Path, *overrides: str, verifier=check, engine: FakeEngine | None = None) -> System:
+def build(
+    path: Path, *overrides: str, verifier=check, engine: FakeEngine | None = None, rows: int = 8
+) -> System:
     cfg = load_config([*SMALL, *overrides])
     plan = build_tasks(cfg)
     folder = RunFolder.create(path, "fake")
@@ -100,7 +103,7 @@ def build(path: Path, *overrides: str, verifier=check, engine: FakeEngine | None
     rewards["critic"] = {"critic": critic_reward}
     scorer = Scorer(rewards, context)
     collector = Collector(engine, renderer, SingleTurn, cfg.seed)  # type: ignore[arg-type]
-    rows = nano_ptx_rows(8) if cfg.ptx.weight else []
+    ptx = PtxStream(nano_ptx_rows(rows), renderer, cfg.ptx, 0) if cfg.ptx.weight else None
     return System(
         cfg=cfg,
         folder=folder,
@@ -111,7 +114,7 @@ def build(path: Path, *overrides: str, verifier=check, engine: FakeEngine | None
         engine=engine,
         learner=FakeLearner(),  # type: ignore[arg-type]
         weight_sync=PausedSync(cfg.weight_sync, None, 100, 0),
-        ptx=PtxStream(rows, renderer, cfg.ptx, 0) if rows else None,
+        ptx=ptx,
         evaluator=Evaluator(
             cfg.eval, plan, collector, scorer, judge, context, lambda t: _limits(cfg, t)
         ),
@@ -128,7 +131,9 @@ def _limits(cfg: Config, task: Task) -> EpisodeLimits:
 
 
 def metrics(system: System) -> list[dict]:
-    return read_jsonl(system.folder.metrics)
+    """One row a step; the held-out PTX loss has rows of its own, from before the first step on."""
+    rows = read_jsonl(system.folder.metrics)
+    return [row for row in rows if "ptx/heldout_loss" not in row]
 
 
 async def test_a_step_syncs_before_it_samples_and_after_it_trains(tmp_path: Path):
@@ -172,6 +177,40 @@ async def test_ptx_rows_are_in_the_batch_of_the_policy(tmp_path: Path):
     for batch in system.learner.batches:  # type: ignore[attr-defined]
         assert batch.ptx_weight > 0
         assert all(u.num_ptx_tokens > 0 and u.num_tokens > 0 for u in batch.updates)
+
+
+async def test_the_ptx_weight_follows_its_schedule(tmp_path: Path):
+    keys = ("ptx.weight=1", "ptx.schedule=linear", "ptx.end_weight=0.4")
+    system = build(tmp_path / "run", *keys)
+    await train(system)
+    used = [batch.ptx_weight for batch in system.learner.batches]  # type: ignore[attr-defined]
+    assert used == pytest.approx([1.0, 0.8, 0.6])
+    assert [row["ptx/weight"] for row in metrics(system)] == used
+
+
+async def test_held_out_ptx_loss_is_measured_before_between_and_after(tmp_path: Path):
+    system = build(tmp_path / "run", "eval.every=2", rows=40)
+    await train(system)
+    rows = read_jsonl(system.folder.metrics)
+    found = [(r["step"], r["ptx/heldout_loss"]) for r in rows if "ptx/heldout_loss" in r]
+    assert found == [(0, 2.0), (2, 4.0), (3, 5.0)]
+    system.write_summary()
+    summary = json.loads(system.folder.summary.read_text())
+    assert summary["ptx"] == {"start": 2.0, "end": 5.0, "diff": 3.0} and summary["steps"] == 3
+
+
+async def test_the_best_checkpoint_stays(tmp_path: Path):
+    keys = ("checkpoint.every=0", "checkpoint.keep=1", "checkpoint.keep_best=true", "eval.every=1")
+    system = build(tmp_path / "run", "num_steps=4", *keys)
+
+    def best_after_2(prompt: str, seed: int) -> str:
+        return "right" if system.step == 2 or seed % 4 == 0 else "wrong"
+
+    system.collector = Collector(FakeEngine(best_after_2), CharRenderer(), SingleTurn, 0)  # type: ignore[arg-type]
+    system.evaluator._collector = system.collector
+    await train(system)
+    saved = sorted(p.name for p in system.folder.checkpoints.iterdir())
+    assert saved == ["step-000002", "step-000004"] and system.best == (2, 1.0)
 
 
 async def test_held_out_evaluation_at_start_and_end_asks_the_same(tmp_path: Path):
@@ -235,6 +274,34 @@ async def test_an_unreadable_judge_masks_its_own_kind_only(tmp_path: Path):
     first = metrics(system)[0]
     assert first["masked/open"] == 1.0 and first["masked/math"] == 0.0
     assert first["judge/unparsable_share"] == 1.0
+
+
+async def test_steps_that_are_not_finite_stop_the_run_and_keep_the_batch(tmp_path: Path):
+    system = build(tmp_path / "run", "guard.max_nonfinite_steps=2")
+
+    async def skipped(batch, version):
+        system.learner.batches.append(batch)  # type: ignore[attr-defined]
+        return {"updates": 0.0, "nonfinite": 1.0, "gap/mean": 0.0}
+
+    system.learner.step = skipped  # type: ignore[method-assign]
+    place = system.folder.dump_of(2)
+    with pytest.raises(StopRun, match=rf"for 2 steps in a row .*conjoint train replay={place}"):
+        await train(system)
+    dump = read_dump(place)
+    assert (dump.facts["step"], dump.facts["version"]) == (2, 1)
+    trained = system.learner.batches[-1].updates[0].shards[0][0]  # type: ignore[attr-defined]
+    assert dump.batch.updates[0].shards[0][0].tokens.tolist() == trained.tokens.tolist()
+    assert (dump.model / "config.json").is_file()
+    assert [row["nonfinite"] for row in metrics(system)] == [1.0]
+
+
+async def test_a_step_asked_for_is_kept_before_it_is_trained(tmp_path: Path):
+    system = build(tmp_path / "run", "guard.dump_steps=[2]")
+    await train(system)
+    assert [p.name for p in system.folder.dumps.iterdir()] == ["step-000002"]
+    batch = system.learner.batches[1]  # type: ignore[attr-defined]
+    assert read_dump(system.folder.dump_of(2)).batch.kinds == batch.kinds
+    assert system.learner.saved[0].parts[-2:] == (".partial-step-000002", "learner")  # type: ignore[attr-defined]
 
 
 async def test_a_signal_drops_the_step_in_flight_and_saves_a_checkpoint(tmp_path: Path):

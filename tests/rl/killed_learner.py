@@ -1,0 +1,77 @@
+"""A learner that is killed: `python -m tests.rl.killed_learner MODEL ROOT between|save`.
+
+Trains a `LearnerRank` alone, with a checkpoint each second step, and sends itself SIGKILL between
+steps 3 and 4, or in the middle of the save after step 4. tests/rl/test_checkpoint_kill.py runs it.
+"""
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+
+from rl.batch import Batch, make_batch
+from rl.checkpoint import finished_checkpoints, read_checkpoint, save_checkpoint
+from rl.learner import LearnerConfig
+from rl.learner_rank import LearnerRank
+from rl.losses import LossConfig
+from rl.optim.schedules import OptimConfig
+from rl.ptx import PtxRow
+from rl.types import Completion, Group, Status, Task, Trajectory
+
+CONFIG = LearnerConfig(threads=1, zero_stage=1, updates_per_batch=2)
+STEPS, EVERY = 6, 2
+
+
+class Alone:
+    """What the checkpoint asks of a learner, by a rank in this process."""
+
+    def __init__(self, model: Path) -> None:
+        optim = OptimConfig(lr=1e-2, schedule="cosine", warmup_updates=3)
+        self.rank = LearnerRank(model, CONFIG, optim, LossConfig(), 2 * STEPS)
+
+    async def save(self, folder: Path) -> None:
+        self.rank.save(folder)
+
+
+def batch(step: int) -> Batch:
+    rng = random.Random(step)
+    groups = []
+    for index in range(4):
+        members = []
+        for member in range(2):
+            t = Trajectory(status=Status.COMPLETED, advantage=member - 0.5)
+            t.extend_context([1, rng.randrange(48)])
+            answer = [rng.randrange(48) for _ in range(rng.randint(1, 6))]
+            t.extend_sampled(Completion(answer, [-3.0] * len(answer), "stop", step))
+            members.append(t)
+        groups.append(Group(Task.make("math", str(index)), members, index))
+    return make_batch(groups, [PtxRow([5, 6, 7], [False, True, True])], CONFIG, 0.2)
+
+
+async def train(model: Path, root: Path, fault: str = "") -> tuple[Alone, int, list[dict]]:
+    """From the newest checkpoint, if there is one, to the end: learner, first step, metrics."""
+    learner, first = Alone(model), 0
+    if finished_checkpoints(root):
+        place, first, _ = read_checkpoint(root)
+        learner.rank.load(place)
+    metrics = []
+    for step in range(first, STEPS):
+        if fault == "between" and step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        metrics.append(learner.rank.step(batch(step), step))
+        if (step + 1) % EVERY == 0:
+            if fault == "save" and step == 3:
+                kill_before_the_weights(learner)
+            await save_checkpoint(root, step + 1, learner, {})  # type: ignore[arg-type]
+    return learner, first, metrics
+
+
+def kill_before_the_weights(learner: Alone) -> None:
+    """Optimizer state is written, then the process dies instead of writing the HF folder."""
+    learner.rank.module.save_pretrained = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+
+
+if __name__ == "__main__":
+    asyncio.run(train(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))

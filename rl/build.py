@@ -116,6 +116,7 @@ async def _start_engines(
         cfg.optim,
         cfg.loss,
         total_updates=cfg.num_steps * cfg.learner.updates_per_batch,
+        mismatch=cfg.mismatch,
     )
     _, learner = await asyncio.gather(
         engine.ready(renderer.stop_ids, cfg.rollout.start_timeout_s),

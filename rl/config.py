@@ -20,6 +20,7 @@ from rl.guard import GuardConfig
 from rl.learner import LearnerConfig
 from rl.losses import LossConfig
 from rl.metrics import TrackingConfig
+from rl.mismatch import MismatchConfig
 from rl.optim.schedules import OptimConfig
 from rl.overrides import checked, one_line, refuse_unknown, suggest, type_error, unreadable
 from rl.ptx import PtxConfig
@@ -92,6 +93,7 @@ class Config:
     critic: CriticConfig = field(default_factory=CriticConfig)
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    mismatch: MismatchConfig = field(default_factory=MismatchConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     ptx: PtxConfig = field(default_factory=PtxConfig)

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from rl.batch import Batch
 from rl.learner import LearnerConfig
 from rl.losses import LossConfig
+from rl.mismatch import UNCORRECTED, MismatchConfig
 from rl.optim.schedules import OptimConfig
 from rl.types import ConjointError, StopRun
 
@@ -31,6 +32,7 @@ class RankArguments:
     optim: OptimConfig
     loss: LossConfig
     total_updates: int
+    mismatch: MismatchConfig = UNCORRECTED
 
 
 class RankActor:
@@ -58,6 +60,7 @@ class RankActor:
             arguments.loss,
             arguments.total_updates,
             RankPlace(rank, arguments.config.ranks, address, port),
+            arguments.mismatch,
         )
 
     def call(self, method: str, *args: Any) -> Any:

@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ from rl.batch import Batch, MicroBatch, Update
 from rl.deepspeed_config import deepspeed_config
 from rl.learner import LearnerConfig
 from rl.learner_stats import StepStats
-from rl.losses import LOSSES, LossConfig, LossInputs
+from rl.losses import LOSSES, LossConfig, LossInputs, kl_metrics
+from rl.mismatch import UNCORRECTED, MismatchConfig
 from rl.optim.param_groups import adamw_groups
 from rl.optim.schedules import OptimConfig, learning_rate
 from rl.packed import check_isolation, packed_logits, token_logprobs
+from rl.reference import Reference
 from rl.types import ConjointError
 from rl.weight_sync import WeightMeta
 
@@ -80,18 +82,21 @@ class LearnerRank:
         loss: LossConfig,
         total_updates: int,
         place: RankPlace = RankPlace(),
+        mismatch: MismatchConfig = UNCORRECTED,
     ) -> None:
         """Loads the Hugging Face `folder`; `total_updates` is where the schedule ends."""
         self._folder, self._config, self._optim = Path(folder), config, optim
         self._loss, self._loss_config = LOSSES[loss.name], loss
-        self._total_updates = total_updates
+        self._total_updates, self._mismatch = total_updates, mismatch
         self._place = place
         self._updates = 0
         self._sender: Any = None
         self.inspect: Inspect | None = None
         torch.set_num_threads(config.threads)
         self._device = torch.device("cuda", 0) if config.gpus_per_rank else torch.device("cpu")
-        self._engine = self._start(self._load_model())
+        model = self._load_model()
+        self._reference = Reference.held_by(loss, model, self._device)
+        self._engine = self._start(model)
 
     def _load_model(self) -> Any:
         from transformers import AutoModelForCausalLM
@@ -189,7 +194,7 @@ class LearnerRank:
             if old is None:
                 stats.add_gap(micro, tokens.logprobs.detach())
             before = tokens.logprobs.detach() if old is None else old[number]
-            loss, values = self._losses(micro, update, tokens, before, ptx_weight)
+            loss, values = self._losses(micro, update, tokens, before, ptx_weight, stats)
             for key, value in values.items():
                 metrics[key] = metrics.get(key, 0) + value.detach()
             if self.inspect is not None:
@@ -202,6 +207,8 @@ class LearnerRank:
         rate = learning_rate(self._optim, self._updates, self._total_updates)
         norm = self._apply(rate)
         self._updates += norm is not None
+        if norm is not None and self._reference and self._reference.follows:
+            self._reference.follow(self.named_weights())
         stats.add_update(update, metrics, norm, rate)
 
     def _losses(
@@ -211,24 +218,24 @@ class LearnerRank:
         tokens: _Tokens,
         old_logprobs: Tensor,
         ptx_weight: float,
+        stats: StepStats,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """This micro-batch's share of the loss and metrics of the whole update."""
         inputs = LossInputs(
             logprobs=tokens.logprobs,
             old_logprobs=old_logprobs,
-            behavior_logprobs=self._tensor(micro.behavior_logprobs),
+            weights=stats.mismatch_weights(micro, old_logprobs, self._mismatch),
             advantages=self._tensor(micro.advantages),
             sequence=self._tensor(micro.policy_sequence),
             local_sequences=len(micro.lengths),
             num_sequences=update.num_sequences,
             num_tokens=update.num_tokens,
+            ref_logprobs=self._ref_logprobs(micro),
         )
         policy, metrics = self._loss(inputs, self._loss_config)
-        log_ratio = (tokens.logprobs - old_logprobs).detach()
+        metrics |= kl_metrics(inputs)
         metrics["loss/policy"] = policy
         metrics["entropy"] = tokens.entropy.sum() / update.num_tokens
-        # Schulman's k3 estimator of KL(old || current) from tokens of the old policy.
-        metrics["kl/old"] = (log_ratio.exp() - 1 - log_ratio).sum() / update.num_tokens
         total = policy + tokens.anchor
         if update.num_ptx_tokens:
             metrics["loss/ptx"] = -tokens.ptx_logprobs.sum() / update.num_ptx_tokens
@@ -236,15 +243,24 @@ class LearnerRank:
         metrics["loss/total"] = total
         return total, metrics
 
-    def _forward(self, micro: MicroBatch) -> _Tokens:
-        """Log-probs of the trained tokens; policy tokens at their sampling temperature."""
+    def _ref_logprobs(self, micro: MicroBatch) -> Tensor | None:
+        """The reference's log-probs of the policy tokens, by the same function as the policy's."""
+        if self._reference is None:
+            return None
+        without_ptx = replace(micro, ptx_targets=micro.ptx_targets[:0])
+        with torch.no_grad():
+            return self._forward(without_ptx, self._reference.model).logprobs
+
+    def _forward(self, micro: MicroBatch, model: Any = None) -> _Tokens:
+        """Log-probs of the trained tokens; policy tokens at their sampling temperature. `model`
+        None is the policy."""
         trained = np.concatenate([micro.policy_targets, micro.ptx_targets])
         empty = not len(trained)
         tokens, positions, lengths = micro.tokens, micro.positions, micro.lengths
         if not len(tokens):
             tokens, positions, lengths = (np.array([n]) for n in (0, 0, 1))
         logits = packed_logits(
-            self._engine,
+            model or self._engine,
             tokens,
             positions,
             lengths,
@@ -325,6 +341,8 @@ class LearnerRank:
         self._engine.save_checkpoint(
             str(folder), tag=_TAG, client_state={"updates": self._updates}, save_latest=False
         )
+        if self._reference and self._place.rank == 0:
+            self._reference.save(folder)
         weights = {name: tensor.cpu() for name, tensor in self.named_weights()}
         if self._place.rank == 0:
             self._engine.module.save_pretrained(folder / "hf", state_dict=weights)
@@ -338,6 +356,8 @@ class LearnerRank:
             raise ConjointError(f"{folder} holds no learner state: there is no {_TAG} folder in it")
         _, client_state = self._engine.load_checkpoint(str(folder), tag=_TAG)
         self._updates = client_state["updates"]
+        if self._reference:
+            self._reference.load(folder)
 
 
 @dataclass(frozen=True, slots=True)

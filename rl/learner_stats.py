@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rl.batch import MicroBatch, Update
+from rl.mismatch import MismatchConfig, mismatch_weights
 
 
 class StepStats:
@@ -17,6 +18,7 @@ class StepStats:
         self._gap_sum = torch.zeros(len(kinds), dtype=torch.float64)
         self._gap_count = torch.zeros(len(kinds), dtype=torch.float64)
         self._gap_max = 0.0
+        self._weights = torch.zeros(4, len(kinds), dtype=torch.float64)
         self._sums: dict[str, float] = {}
         self._applied: list[tuple[float, float]] = []
         self._nonfinite = 0
@@ -31,6 +33,24 @@ class StepStats:
         self._gap_count.index_add_(0, kinds, torch.ones_like(gap))
         if len(gap):
             self._gap_max = max(self._gap_max, float(gap.max()))
+
+    def mismatch_weights(
+        self, micro: MicroBatch, old_logprobs: Tensor, config: MismatchConfig
+    ) -> Tensor:
+        """The weight of each policy token [P], which is counted by kind, whatever its version."""
+        if config.correction == "none":
+            return torch.ones_like(old_logprobs)
+        device = old_logprobs.device
+        behavior, sequence = (
+            torch.from_numpy(a).to(device) for a in (micro.behavior_logprobs, micro.policy_sequence)
+        )
+        weights, cut = mismatch_weights(
+            old_logprobs, behavior, sequence, len(micro.lengths), config
+        )
+        w = weights.cpu().double()
+        rows = torch.stack([torch.ones_like(w), cut.cpu().double(), w, w.square()])
+        self._weights.index_add_(1, torch.from_numpy(micro.kinds), rows)
+        return weights
 
     def add_update(
         self, update: Update, metrics: Mapping[str, Tensor], norm: float | None, rate: float
@@ -53,7 +73,7 @@ class StepStats:
         """
         keys = sorted(self._sums)
         sums = torch.tensor([self._sums[k] for k in keys], dtype=torch.float64)
-        sums = torch.cat([sums, self._gap_sum, self._gap_count]).to(device)
+        sums = torch.cat([sums, self._gap_sum, self._gap_count, *self._weights]).to(device)
         largest = torch.tensor([self._gap_max], dtype=torch.float64, device=device)
         if world > 1:
             torch.distributed.all_reduce(sums)
@@ -67,7 +87,10 @@ class StepStats:
             result["grad_norm"] = sum(norm for norm, _ in self._applied) / applied
             result["lr"] = self._applied[-1][1]
         n = len(self._kinds)
-        gaps, counts = values[len(keys) : len(keys) + n], values[len(keys) + n :]
+        gaps, counts, *weights = (
+            values[start : start + n] for start in range(len(keys), len(values), n)
+        )
+        result |= _weight_metrics(self._kinds, weights)
         if sum(counts):
             result["gap/mean"] = sum(gaps) / sum(counts)
             result["gap/max"] = float(largest)
@@ -75,3 +98,18 @@ class StepStats:
                 if count:
                     result[f"gap/{kind}"] = gap / count
         return result
+
+
+def _weight_metrics(kinds: Sequence[str], sums: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Share of tokens that were cut and effective sample size as a share of the tokens.
+
+    `sums` are, by kind: tokens, tokens cut, weights, squared weights. The effective sample size is
+    Kish's (sum w)^2 / (n sum w^2): 1 where all weights are equal, 1/n where one token has it all.
+    """
+    result: dict[str, float] = {}
+    rows = [("mean", *map(sum, sums)), *zip(kinds, *sums, strict=True)]
+    for kind, count, cut, total, squares in rows:
+        if count:
+            result[f"mismatch_cut/{kind}"] = cut / count
+            result[f"mismatch_ess/{kind}"] = total**2 / (count * squares) if squares else 0.0
+    return result

@@ -46,8 +46,8 @@ async def rollout(s: System) -> list[Group]:
 async def learn(s: System, groups: list[Group]) -> dict[str, float]:
     """Advantages, policy loss + PTX in one update, weight sync, critic tasks."""
     cfg, seed = s.cfg, derive_seed(s.cfg.seed, s.step)
-    assign_rewards(groups, cfg.budget, cfg.reward.weights)
-    metrics = assign_advantages(groups, cfg.advantage, seed)
+    assign_rewards(groups, cfg.budget, cfg.reward.weights, cfg.rollout.max_tokens)
+    metrics = assign_advantages(groups, cfg.advantage, seed, cfg.reward.weights)
     s.check_batch(groups)
     with s.clock.phase("train"):
         batch = make_batch(groups, s.ptx_rows(), cfg.learner, s.ptx_weight)

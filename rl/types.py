@@ -160,6 +160,8 @@ class Trajectory:
     engine: str = ""
     scores: list[Score] = field(default_factory=list)
     reward: float | None = None
+    reward_parts: dict[str, float] = field(default_factory=dict)
+    """What each score pays by its name; `reward` is their weighted mean."""
     advantage: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
 

@@ -22,6 +22,7 @@ HEAVY: dict[str, set[str]] = {
         "rl/nccl_sync.py",
         "rl/optim/batched_muon.py",
         "rl/packed.py",
+        "rl/reference.py",
         "rl/weight_sync.py",
         "rollouts/digest.py",
         "rollouts/nccl_transfer.py",

@@ -32,7 +32,7 @@ def refusal(*overrides: str) -> str:
         ("reward.rubrics=clarity", "reward.rubrics='clarity': expected a list, such as [a,b]"),
         ("rollout.temperature=3", "rollout.temperature=3: expected keys and values"),
         ("loss=nope", "there is no configuration of loss named 'nope'; known are cispo, dapo, "
-         "dr_grpo, grpo, gspo, k2, k2_5"),
+         "dr_grpo, grpo, gspo, k2, k2_5, reinforce_pp, rloo"),
         ("num_steps.x=1", "num_steps takes a value and has no key 'x' inside"),
         ("num_steps=1,2", "num_steps=1,2: expected one value; a list is written [1,2]"),
         ("tasks.math.wieght=1", "unknown config key tasks.math.wieght; did you mean "

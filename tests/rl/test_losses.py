@@ -1,26 +1,41 @@
 import dataclasses
+import math
 
 import pytest
 import torch
 from torch import Tensor
 
-from rl.losses import LOSS_KEYS, LOSSES, LossConfig, LossInputs
+from rl.losses import (
+    KL_ESTIMATORS,
+    LOSS_KEYS,
+    LOSSES,
+    LossConfig,
+    LossInputs,
+    reference_kl,
+)
 from rl.types import ConjointError
 
 SEQUENCE = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2])
 ADVANTAGES = torch.tensor([0.5, -0.25, 0.0])
 
 
-def inputs(logprobs: Tensor, old: Tensor, advantages: Tensor = ADVANTAGES) -> LossInputs:
+def inputs(
+    logprobs: Tensor,
+    old: Tensor,
+    advantages: Tensor = ADVANTAGES,
+    weights: Tensor | None = None,
+    ref: Tensor | None = None,
+) -> LossInputs:
     return LossInputs(
         logprobs=logprobs,
         old_logprobs=old,
-        behavior_logprobs=torch.full_like(old, torch.nan),
+        weights=torch.ones_like(old) if weights is None else weights,
         advantages=advantages.to(old.dtype)[SEQUENCE],
         sequence=SEQUENCE,
         local_sequences=3,
         num_sequences=3,
         num_tokens=9,
+        ref_logprobs=ref,
     )
 
 
@@ -29,9 +44,11 @@ def random_logprobs(seed: int) -> Tensor:
     return -torch.rand(9, generator=generator, dtype=torch.float64) * 3
 
 
-def gradient(name: str, logprobs: Tensor, old: Tensor, config: LossConfig) -> Tensor:
+def gradient(
+    name: str, logprobs: Tensor, old: Tensor, config: LossConfig, **more: Tensor
+) -> Tensor:
     leaf = logprobs.clone().requires_grad_()
-    LOSSES[name](inputs(leaf, old), config)[0].backward()
+    LOSSES[name](inputs(leaf, old, **more), config)[0].backward()
     assert leaf.grad is not None
     return leaf.grad
 
@@ -106,7 +123,7 @@ def test_tabular_minimiser_is_the_tilted_old_policy() -> None:
         x = LossInputs(
             logprobs=logits.log_softmax(0),
             old_logprobs=old,
-            behavior_logprobs=old,
+            weights=torch.ones(3),
             advantages=reward - tau * log_z,
             sequence=torch.arange(3),
             local_sequences=3,
@@ -140,6 +157,8 @@ WEIGHTS = {  # of a token's REINFORCE gradient at the old policy, where no ratio
     "dapo": torch.full((9,), 1 / 9),
     "gspo": 1 / (3 * LENGTHS),
     "cispo": torch.full((9,), 1 / 9),
+    "rloo": torch.full((9,), 1 / 3),
+    "reinforce_pp": torch.full((9,), 1 / 9),
 }
 
 
@@ -177,7 +196,7 @@ def test_split_micro_batches_add_up(name: str) -> None:
     for places in (slice(0, 5), slice(5, 9)):
         per_token = {
             key: getattr(whole, key)[places]
-            for key in ("logprobs", "old_logprobs", "behavior_logprobs", "advantages", "sequence")
+            for key in ("logprobs", "old_logprobs", "weights", "advantages", "sequence")
         }
         parts.append(dataclasses.replace(whole, **per_token))
     config = LossConfig(name=name)
@@ -192,10 +211,112 @@ def test_split_micro_batches_add_up(name: str) -> None:
         )
 
 
+def test_a_loss_cannot_take_behaviour_logprobs_for_old_ones() -> None:
+    assert not any("behavior" in f.name for f in dataclasses.fields(LossInputs))
+
+
 @pytest.mark.parametrize("name", LOSSES)
-def test_no_loss_reads_behaviour_logprobs_as_old(name: str) -> None:
-    loss, _ = LOSSES[name](inputs(random_logprobs(0), random_logprobs(1)), LossConfig(name=name))
-    assert torch.isfinite(loss), "the behaviour log-probs of these inputs are NaN"
+def test_a_weight_scales_the_policy_gradient_of_its_token_and_nothing_else(name: str) -> None:
+    old = random_logprobs(1)
+    current = old + torch.linspace(-0.2, 0.2, 9, dtype=torch.float64)
+    weights = torch.tensor([0.0, 2.0, 1.0, 0.5, 1.0, 0.0, 1.5, 1.0, 0.1], dtype=torch.float64)
+    config = LossConfig(name=name, kl_weight=0.3)
+    ref = random_logprobs(2)
+    # Without an advantage only the pulls to the old policy and to the reference are left.
+    pull = gradient(name, current, old, config, advantages=torch.zeros(3), ref=ref)
+    assert pull.ne(0).all()
+    plain = gradient(name, current, old, config, ref=ref) - pull
+    weighted = gradient(name, current, old, config, ref=ref, weights=weights) - pull
+    torch.testing.assert_close(weighted, weights * plain, rtol=0, atol=1e-12)
+    assert plain[:5].any()
+    assert torch.equal(
+        gradient(name, current, old, config, ref=ref),
+        gradient(name, current, old, config, ref=ref, weights=torch.ones_like(old)),
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_kl_to_the_reference_is_averaged_as_the_objectives_own_tokens(name: str) -> None:
+    """On-policy k1 with the ratio has the gradient (k1 + 1) of a token, in the objective's mean."""
+    old, ref = random_logprobs(1), random_logprobs(2)
+    config = LossConfig(name=name, kl_weight=0.3, kl_estimator="k1")
+    with_kl = gradient(name, old, old, config, ref=ref) - gradient(name, old, old, config)
+    expected = 0.3 * (old - ref + 1) * WEIGHTS[name]
+    if name == "gspo":  # the ratio is the sequence's: each token's k1 counts for all of them
+        mean = inputs(old, old).per_sequence_mean(old - ref)[SEQUENCE]
+        expected = 0.3 * (mean + 1) * WEIGHTS[name]
+    torch.testing.assert_close(with_kl, expected, check_dtype=False)
+
+
+def test_kl_estimators_agree_in_expectation_and_with_the_ratio_so_do_their_gradients() -> None:
+    """Exact sums over an alphabet of five instead of samples; the old policy is not the current."""
+    generator = torch.Generator().manual_seed(3)
+    logits, old, ref = torch.randn(3, 5, generator=generator, dtype=torch.float64)
+    old, ref = old.log_softmax(0), ref.log_softmax(0)
+
+    def policy() -> Tensor:
+        return logits.clone().requires_grad_()
+
+    exact = policy()
+    p = exact.log_softmax(0)
+    kl = (p.exp() * (p - ref)).sum()
+    kl.backward()
+    for name in ("k1", "k3"):
+        leaf = policy()
+        x = dataclasses.replace(
+            inputs(old, old), logprobs=leaf.log_softmax(0), old_logprobs=old, ref_logprobs=ref
+        )
+        config = LossConfig(kl_weight=1.0, kl_estimator=name)
+        estimate = (old.exp() * reference_kl(x, config, x.log_ratio)).sum()
+        estimate.backward()
+        torch.testing.assert_close(estimate, kl)
+        torch.testing.assert_close(leaf.grad, exact.grad)
+    leaf = policy()
+    q = leaf.log_softmax(0)
+    (q.detach().exp() * KL_ESTIMATORS["k2"](q - ref)).sum().backward()
+    torch.testing.assert_close(leaf.grad, exact.grad), "k2 on-policy needs no ratio"
+
+
+def test_without_a_reference_the_loss_is_the_same_whatever_the_weight() -> None:
+    old, current = random_logprobs(1), random_logprobs(0)
+    for name in LOSSES:
+        a, b = (gradient(name, current, old, LossConfig(name, kl_weight=w)) for w in (0.0, 0.5))
+        assert torch.equal(a, b)
+
+
+def test_rloo_is_one_action_and_its_clip_holds_whole_answers() -> None:
+    old = random_logprobs(1)
+    # Sums: 0.3 with A > 0 is above log 1.2, -0.1 with A < 0 is inside.
+    current = old + torch.tensor([0.5, -0.1, -0.1, -0.05, -0.05, 0, 0, 0, 0], dtype=torch.float64)
+    config = LossConfig(name="rloo")
+    grad = gradient("rloo", current, old, config)
+    assert grad[:3].eq(0).all()
+    torch.testing.assert_close(grad[3:5], torch.full((2,), 0.25 / 3).double() * math.exp(-0.1))
+    assert float(LOSSES["rloo"](inputs(current, old), config)[1]["clip_share"]) == pytest.approx(
+        1 / 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"kl_estimator": "k2"}, r"loss\.kl_estimator=k2 has no effect with loss\.kl_weight=0"),
+        ({"reference": "ema"}, r"loss\.reference=ema has no effect with loss\.kl_weight=0"),
+        (
+            {"kl_weight": 0.1, "ema_decay": 0.5},
+            r"loss\.ema_decay=0\.5 has no effect with loss\.ref",
+        ),
+        ({"kl_weight": 0.1, "kl_estimator": "k4"}, r"choose one of \['k1', 'k2', 'k3'\]"),
+        ({"kl_weight": 0.1, "reference": "old"}, r"choose one of \['ema', 'frozen'\]"),
+        ({"kl_weight": -0.1}, r"loss\.kl_weight=-0\.1 must be 0"),
+        ({"kl_weight": 0.1, "reference": "ema", "ema_decay": 1.0}, "between 0 and 1"),
+        ({"kl_weight": 0.1, "kl_estimator": "k1", "kl_ratio": False}, "zero on average"),
+    ],
+)
+def test_keys_of_the_reference_are_checked(keys: dict, message: str) -> None:
+    with pytest.raises(ConjointError, match=message):
+        LossConfig(**keys).validate()
+    LossConfig(kl_weight=0.1, reference="ema", ema_decay=0.5, kl_estimator="k2").validate()
 
 
 def test_keys_the_objective_ignores_are_refused() -> None:
@@ -219,6 +340,8 @@ def test_each_constant_changes_the_gradient(name: str, key: str) -> None:
     current = old + torch.tensor([0.3, 0.3, 0.3, -0.35, -0.35, 0.1, 0.1, 0.1, 0.1])
     if key in ("max_ratio", "length"):
         current = old + {"max_ratio": 2.0, "length": 0.1}[key]
+    if name == "rloo":  # its ratio is the whole answer's: 1.35 and 0.79
+        current = old + (current - old) / 3
     default = LossConfig(name=name)
     changed = dataclasses.replace(default, **{key: 2 * getattr(default, key)})
     assert not torch.equal(

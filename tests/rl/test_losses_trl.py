@@ -78,7 +78,7 @@ def our_loss(logprobs: Tensor, old: Tensor, config: LossConfig) -> Tensor:
     inputs = LossInputs(
         logprobs=logprobs[kept],
         old_logprobs=old[kept],
-        behavior_logprobs=torch.full_like(old[kept], torch.nan),
+        weights=torch.ones_like(old[kept]),
         advantages=ADVANTAGES[sequence],
         sequence=sequence,
         local_sequences=3,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rl.types import Group, Score, Status, Task, Trajectory
+from rl.types import Completion, ConjointError, Group, Score, Status, Task, Trajectory
 from rollouts.budget import BudgetConfig, assign_rewards
 
 TASK = Task.make("math", "1+1")
@@ -13,7 +13,7 @@ def answer(status: Status, *scores: Score) -> Trajectory:
 
 
 def rewards(config: BudgetConfig, *trajectories: Trajectory, **weights: float):
-    assign_rewards([Group(TASK, list(trajectories))], config, weights)
+    assign_rewards([Group(TASK, list(trajectories))], config, weights, max_tokens=64)
     return [t.reward for t in trajectories]
 
 
@@ -55,3 +55,33 @@ def test_weights_make_a_mean():
 )
 def test_the_cap_of_a_kind(config: BudgetConfig, cap: int):
     assert config.of("math", 64) == cap
+
+
+def test_the_soft_share_takes_from_an_answer_in_a_line_up_to_the_penalty():
+    config = BudgetConfig(tokens={"math": 20}, penalty=-0.5, soft_share=0.25)
+
+    def reward(length: int, status: Status = Status.COMPLETED) -> float:
+        t = answer(status, Score.of("math", 1.0), Score.of("style", 0.0))
+        t.extend_sampled(Completion([1] * length, [-1.0] * length, "stop", 0))
+        (value,) = rewards(config, t)
+        parts = t.reward_parts
+        assert parts["math"] - parts["style"] == (0 if status is Status.TRUNCATED else 1)
+        assert value == pytest.approx((parts["math"] + parts["style"]) / 2)
+        return value
+
+    assert reward(1) == reward(15) == 0.5
+    assert [reward(n) for n in (16, 18, 20)] == pytest.approx([0.4, 0.2, 0.0])
+    assert reward(20, Status.TRUNCATED) == -0.5
+
+
+def test_a_cap_below_the_budget_moves_the_soft_share_with_it():
+    t = answer(Status.COMPLETED, Score.of("math", 1.0))
+    t.extend_sampled(Completion([1] * 64, [-1.0] * 64, "stop", 0))
+    assert rewards(BudgetConfig(default=900, penalty=-1.0, soft_share=0.2), t) == [0.0]
+
+
+def test_a_soft_share_that_does_nothing_is_refused():
+    with pytest.raises(ConjointError, match=r"budget\.soft_share=0\.2 has no effect"):
+        BudgetConfig(enabled=False, soft_share=0.2).validate()
+    with pytest.raises(ConjointError, match="between 0 and 1"):
+        BudgetConfig(soft_share=1.5).validate()

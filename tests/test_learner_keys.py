@@ -40,7 +40,7 @@ from rl.ptx import PtxStream
 from rl.types import Completion, ConjointError, Group, Status, StopRun, Task, Trajectory
 from tests.fakes import CharRenderer, tiny_llama
 
-GROUPS = ("advantage", "checkpoint", "learner", "loss", "optim", "ptx")
+GROUPS = ("advantage", "checkpoint", "learner", "loss", "mismatch", "optim", "ptx")
 STEPS = 2
 BASE = [
     f"num_steps={STEPS}", "eval.every=2", "optim.lr=1e-2", "optim.eps=1e-6", "ptx.rows_per_step=4",
@@ -80,7 +80,8 @@ class Probe:
     @cached_property
     def rank(self) -> LearnerRank:
         cfg = self.config
-        return LearnerRank(self._model, cfg.learner, cfg.optim, cfg.loss, 2 * STEPS)
+        arguments = self._model, cfg.learner, cfg.optim, cfg.loss, 2 * STEPS
+        return LearnerRank(*arguments, mismatch=cfg.mismatch)
 
     @cached_property
     def threads(self) -> int:
@@ -202,10 +203,20 @@ EFFECTS: dict[str, Effect] = {
     "loss.band_low": effect(0.001, loss__name="k2_5"),
     "loss.clip_high": effect(0.001, loss__name="grpo", optim__lr=1e-3),
     "loss.clip_low": effect(0.001, loss__name="grpo"),
+    "loss.ema_decay": effect(0.5, loss__kl_weight=1.0, loss__reference="ema"),
+    "loss.kl_estimator": effect("k2", loss__kl_weight=1.0),
+    "loss.kl_ratio": effect(False, loss__kl_weight=1.0),
+    "loss.kl_weight": effect(1.0),
     "loss.length": effect(8, loss__name="dr_grpo"),
     "loss.max_ratio": effect(0.5, loss__name="cispo"),
     "loss.name": effect("grpo"),
+    "loss.reference": effect("ema", loss__kl_weight=1.0),
     "loss.tau": effect(1.0),
+    "mismatch.cap": effect(1.0),
+    "mismatch.correction": effect("none"),
+    "mismatch.high": effect(1.0, mismatch__correction="band"),
+    "mismatch.level": effect("sequence"),
+    "mismatch.low": effect(1.0, mismatch__correction="band"),
     "optim.beta1": effect(0.5),
     "optim.beta2": effect(0.5),
     "optim.eps": effect(1e-3),

@@ -46,7 +46,7 @@ def cfg() -> Config:
 
 
 def rank(model: Path, cfg: Config) -> LearnerRank:
-    return LearnerRank(model, cfg.learner, cfg.optim, cfg.loss, 100)
+    return LearnerRank(model, cfg.learner, cfg.optim, cfg.loss, 100, mismatch=cfg.mismatch)
 
 
 def batch(cfg: Config, bad: float | None = None) -> Batch:

@@ -154,9 +154,7 @@ def replay(dump: Dump, config: Config, model: Path) -> Replayed:
     # ZeRO-3 hides parameters between passes; on one rank stage 2 computes the same.
     learner = replace(config.learner, ranks=1, zero_stage=min(config.learner.zero_stage, 2))
     updates = config.num_steps * learner.updates_per_batch
-    rank = LearnerRank(
-        model, learner, config.optim, config.loss, updates, mismatch=config.mismatch
-    )
+    rank = LearnerRank(model, learner, config.optim, config.loss, updates, mismatch=config.mismatch)
     exact = model == dump.model.resolve() and asdict(learner) == dump.facts["config"]["learner"]
     if exact:
         rank.load(dump.model.parent)

@@ -49,6 +49,11 @@ class CheckpointConfig:
                 f"checkpoint.keep_every={self.keep_every} must be a multiple of "
                 f"checkpoint.every={self.every}, or no such step is saved"
             )
+        if self.keep_every and not (self.every or self.keep_best):
+            raise ConjointError(
+                f"checkpoint.keep_every={self.keep_every} has no effect with checkpoint.every=0, "
+                "which saves the last step only"
+            )
 
     def due(self, step: int, num_steps: int, *, evaluated: bool = False) -> bool:
         """Whether to save after `step` steps are done; `evaluated` if these weights have been."""

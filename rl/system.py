@@ -23,7 +23,7 @@ from rl.replay import write_dump
 from rl.report.summary import outcome, write_summary
 from rl.run_folder import RunFolder
 from rl.scoring import Scorer
-from rl.types import Group, StopRun, Task
+from rl.types import ConjointError, Group, StopRun, Task
 from rl.weight_sync import PausedSync
 from rollouts.collector import Collector
 from rollouts.engine import RolloutEngine
@@ -107,7 +107,10 @@ class System:
         try:
             self.guard.check_update(metrics)
         except NonfiniteStop as stop:
-            place = await self._dump(batch, int(metrics.get("updates", 0)))
+            try:
+                place = await self._dump(batch, int(metrics.get("updates", 0)))
+            except ConjointError as error:
+                raise StopRun(f"{stop} The batch could not be kept: {error}") from stop
             raise StopRun(f"{stop} The batch is kept: conjoint train replay={place}") from stop
 
     async def dump_if_asked(self, batch: Batch) -> None:

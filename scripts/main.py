@@ -40,7 +40,8 @@ DryRun = Annotated[
 
 @app.command()
 def train(overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Train a policy with the joint loop; resume=RUN_DIR goes on with a run."""
+    """Train a policy with the joint loop; resume=RUN_DIR goes on with a run, replay=DUMP runs the
+    learner alone on a stored batch."""
     _dispatch("train", overrides or [], dry_run=dry_run)
 
 

@@ -43,10 +43,11 @@ from tests.fakes import CharRenderer, tiny_llama
 GROUPS = ("advantage", "checkpoint", "learner", "loss", "mismatch", "optim", "ptx")
 STEPS = 2
 BASE = [
-    f"num_steps={STEPS}", "eval.every=2", "optim.lr=1e-2", "optim.eps=1e-6", "ptx.rows_per_step=4",
+    f"num_steps={STEPS}", "eval.every=2", "eval.tasks=1", "eval.judge_pairs=0",
     "learner.threads=1", "learner.updates_per_batch=2", "learner.tokens_per_microbatch=256",
+    "optim.lr=1e-2", "optim.eps=1e-6", "ptx.rows_per_step=4", "ptx.max_tokens=32",
     "rollout.groups_per_step=8", "rollout.max_tokens=8", "rollout.max_model_len=32",
-    "budget.default=8", "ptx.max_tokens=32",
+    "budget.default=8",
 ]  # fmt: skip
 
 

@@ -1,10 +1,13 @@
-"""A learner that is killed: `python -m tests.rl.killed_learner MODEL ROOT between|save`.
+"""A learner that is killed twice: `python -m tests.rl.killed_learner MODEL ROOT`.
 
-Trains a `LearnerRank` alone, with a checkpoint each second step, and sends itself SIGKILL between
-steps 3 and 4, or in the middle of the save after step 4. tests/rl/test_checkpoint_kill.py runs it.
+A child trains a `LearnerRank` alone, with a checkpoint each second step, and sends itself SIGKILL
+between steps 3 and 4; another goes on and does so in the middle of the save after step 4. Prints a
+line of JSON for each: what ended it, and the files below ROOT. tests/rl/test_checkpoint_kill.py
+runs it; children are forked, so that both share one import of torch and DeepSpeed.
 """
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -73,5 +76,18 @@ def kill_before_the_weights(learner: Alone) -> None:
     learner.rank.module.save_pretrained = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
 
 
+def main(model: Path, root: Path) -> None:
+    import deepspeed  # noqa: F401
+
+    for fault in ("between", "save"):
+        child = os.fork()
+        if not child:
+            asyncio.run(train(model, root, fault))
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        files = [str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()]
+        print(json.dumps([os.waitstatus_to_exitcode(status), files]), flush=True)
+
+
 if __name__ == "__main__":
-    asyncio.run(train(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

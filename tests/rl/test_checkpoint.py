@@ -48,7 +48,9 @@ def test_an_evaluated_step_is_saved_if_the_best_one_is_kept() -> None:
     assert CheckpointConfig(every=0).due(10, 10)
 
 
-@pytest.mark.parametrize("keys", [{"every": -1}, {"keep": 0}, {"keep_every": 7}])
+@pytest.mark.parametrize(
+    "keys", [{"every": -1}, {"keep": 0}, {"keep_every": 7}, {"every": 0, "keep_every": 5}]
+)
 def test_rules_that_cannot_hold_are_refused(keys: dict) -> None:
     with pytest.raises(ConjointError, match=r"checkpoint\."):
         CheckpointConfig(**keys).validate()

@@ -1,5 +1,6 @@
 """SIGKILL of a learner between steps and in the middle of a save: the resumed run is bit-equal."""
 
+import json
 import os
 import signal
 import subprocess
@@ -17,16 +18,19 @@ from tests.rl.killed_learner import EVERY, STEPS, Alone, train
 ROOT = Path(__file__).parents[2]
 
 
-def killed(model: Path, root: Path, fault: str) -> None:
+def killed_twice(model: Path, root: Path) -> list[list[str]]:
+    """The files below `root` after each SIGKILL."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.rl.killed_learner", str(model), str(root), fault],
+        [sys.executable, "-m", "tests.rl.killed_learner", str(model), str(root)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    ends = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[-")]
+    assert [code for code, _ in ends] == [-signal.SIGKILL] * 2, done.stdout + done.stderr
+    return [files for _, files in ends]
 
 
 def everything(learner: Alone) -> dict[str, torch.Tensor]:
@@ -38,15 +42,20 @@ def everything(learner: Alone) -> dict[str, torch.Tensor]:
     return found
 
 
+def folders(files: list[str]) -> set[str]:
+    return {Path(name).parts[0] for name in files}
+
+
 async def test_a_killed_learner_resumes_to_the_bit(tmp_path: Path) -> None:
     model = tiny_llama(tmp_path / "model")
     whole, _, expected = await train(model, tmp_path / "whole")
     root = tmp_path / "killed"
-    killed(model, root, "between")
-    assert [p.name for p in finished_checkpoints(root)] == ["step-000002"]
-    killed(model, root, "save")
-    half = root / ".partial-step-000004"
-    assert (half / "deepspeed").is_dir() and not (half / "hf" / "model.safetensors").exists()
+    between, save = killed_twice(model, root)
+    assert folders(between) == {"step-000002"}
+    half = ".partial-step-000004"
+    assert folders(save) == {"step-000002", half}
+    written = {Path(name).parts[1] for name in save if name.startswith(half)}
+    assert "deepspeed" in written and "hf" not in written
     assert [p.name for p in finished_checkpoints(root)] == ["step-000002"]
 
     resumed, first, metrics = await train(model, root)
@@ -54,7 +63,7 @@ async def test_a_killed_learner_resumes_to_the_bit(tmp_path: Path) -> None:
     ours, theirs = everything(resumed), everything(whole)
     assert ours.keys() == theirs.keys() >= {"0/exp_avg", "0/exp_avg_sq", "0/step"}
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert not half.exists() and len(finished_checkpoints(root)) == STEPS // EVERY
+    assert not (root / half).exists() and len(finished_checkpoints(root)) == STEPS // EVERY
 
     shard = max((root / "step-000006").rglob("*"), key=lambda p: p.stat().st_size)
     data = bytearray(shard.read_bytes())

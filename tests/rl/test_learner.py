@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rl.batch import make_batch
+from rl.batch import heldout_batch, make_batch
 from rl.deepspeed_config import deepspeed_config
 from rl.learner import LearnerConfig
 from rl.learner_rank import LearnerRank
@@ -265,6 +265,24 @@ def test_nonfinite_loss_skips_the_update_and_leaves_no_trace(folder: Path, stage
     run_steps(folder, config, 2, broken)
     run_steps(folder, config, 2, clean)
     assert same(weights(broken), weights(clean))
+
+
+def test_held_out_ptx_loss_is_the_plain_cross_entropy_and_trains_nothing(folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    total, count = 0.0, 0
+    for row in ROWS:
+        ids, on = torch.tensor(row.tokens), torch.tensor(row.trained[1:])
+        with torch.no_grad():
+            table = model(ids[None]).logits[0, :-1].log_softmax(-1)
+        total -= float(table.gather(-1, ids[1:, None])[:, 0][on].sum())
+        count += int(on.sum())
+    for tokens in (64, 5):
+        config = LearnerConfig(threads=1, zero_stage=1, tokens_per_microbatch=tokens)
+        learner = rank(folder, config)
+        start = weights(learner)
+        batch = heldout_batch(ROWS, config)
+        assert learner.ptx_loss(batch) == pytest.approx(total / count, rel=1e-5)
+        assert same(weights(learner), start)
 
 
 def test_learning_rate_zero_changes_nothing(folder: Path) -> None:

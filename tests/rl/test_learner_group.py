@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rl.batch import make_batch
+from rl.batch import heldout_batch, make_batch
 from rl.learner import LearnerConfig
 from rl.learner_group import LearnerGroup, RankArguments
 from rl.losses import LossConfig
@@ -56,10 +56,18 @@ async def trained(folder: Path, out: Path, **keys: int) -> tuple[dict, dict[str,
     group = await LearnerGroup.start(arguments)
     try:
         metrics = {}
+        if keys["ranks"] > 1:
+            # Of a batch that is infinite on one rank no rank may keep anything.
+            bad = groups(0)
+            bad[0].trajectories[0].advantage = float("inf")
+            skipped = await group.step(make_batch(bad, [], config, 0.0), 0)
+            assert (skipped["updates"], skipped["nonfinite"]) == (0, 1)
         for step in range(3):
             batch = make_batch(groups(step), [PtxRow([4, 5, 6], [False, True, True])], config, 0.2)
             metrics = await group.step(batch, step)
         await group.save(out)
+        rows = [PtxRow([4, 5, 6], [False, True, True]), PtxRow([7, 8], [False, True])]
+        metrics["heldout"] = await group.ptx_loss(heldout_batch(rows, config))
         probe = await group.logprobs([1, 2, 3])
         assert len(probe) == 2
     finally:

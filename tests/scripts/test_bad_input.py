@@ -71,6 +71,8 @@ def refused(cwd: Path, *args: str) -> str:
         ("reward.kinds.math=[nope]", ["reward.kinds.math", "nope"]),
         ("reward.kinds.math=[rewarding.py:absent]", ["reward.kinds.math", "absent"]),
         ("resume=nowhere", ["nowhere"]),
+        ("resume_allow=[optim.lr]", ["resume_allow", "resume=RUN_DIR"]),
+        ("replay=nowhere", ["nowhere", "dump.json"]),
         ("run_dir=taken", ["taken", "already holds a run"]),
     ],
 )

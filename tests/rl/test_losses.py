@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rl.config import load_config
 from rl.losses import (
     KL_ESTIMATORS,
     LOSS_KEYS,
@@ -347,3 +348,41 @@ def test_each_constant_changes_the_gradient(name: str, key: str) -> None:
     assert not torch.equal(
         gradient(name, current, old, default), gradient(name, current, old, changed)
     )
+
+
+@pytest.mark.parametrize(
+    "key", [{"kl_weight": 0.6}, {"kl_estimator": "k1"}, {"kl_estimator": "k2"}, {"kl_ratio": False}]
+)
+@pytest.mark.parametrize("name", LOSSES)
+def test_each_key_of_the_kl_changes_the_gradient(name: str, key: dict) -> None:
+    old, current, ref = random_logprobs(1), random_logprobs(0), random_logprobs(2)
+    default = LossConfig(name=name, kl_weight=0.3)
+    changed = dataclasses.replace(default, **key)
+    assert not torch.equal(
+        gradient(name, current, old, default, ref=ref),
+        gradient(name, current, old, changed, ref=ref),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "estimator"),
+    [
+        ("k2", "mean"),
+        ("k2_5", "mean"),
+        ("grpo", "group_std"),
+        ("dr_grpo", "mean"),
+        ("dapo", "group_std"),
+        ("gspo", "group_std"),
+        ("cispo", "group_std"),
+        ("rloo", "leave_one_out"),
+        ("reinforce_pp", "batch_std"),
+    ],
+)
+def test_a_loss_file_brings_the_estimator_of_its_paper_which_a_user_may_change(
+    name: str, estimator: str
+) -> None:
+    cfg = load_config([f"loss={name}", "rollout.max_tokens=77"])
+    assert (cfg.loss.name, cfg.advantage.estimator) == (name, estimator)
+    assert cfg.loss.length == (77 if name == "dr_grpo" else LossConfig().length)
+    cfg = load_config([f"loss={name}", "advantage.estimator=gdpo", "experiment=quickstart"])
+    assert (cfg.loss.name, cfg.advantage.estimator) == (name, "gdpo")

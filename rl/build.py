@@ -28,6 +28,7 @@ from rl.ptx import PtxStream
 from rl.reward_table import reward_table
 from rl.run_folder import RunFolder
 from rl.scoring import Scorer
+from rl.shape import ModelShape
 from rl.system import System
 from rl.weight_sync import PausedSync, Sender, SharedMemorySender
 from rollouts.collector import Collector
@@ -90,6 +91,7 @@ async def start(
         console=console,
         clock=Stopwatch(on_phase=console.phase),
         interrupt=interrupt,
+        cost=ModelShape.cost_of(model),
         started=started,
         closers=[jail.close, lambda: _stop_ray(buffer), plan.plugins.close],
     )

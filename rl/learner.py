@@ -12,7 +12,9 @@ from rl.types import ConjointError
 if TYPE_CHECKING:
     from rl.batch import Batch
 
-ATTENTIONS = ("segments", "sdpa", "flash_attention_2")
+ATTENTIONS = ("segments", "sdpa", "eager", "flash_attention_2", "flex_attention")
+SHARING = ("segments", "sdpa", "eager")
+"""Attention that can run a group's prompt once."""
 DTYPES = ("fp32", "bf16")
 
 
@@ -38,8 +40,14 @@ class LearnerConfig:
     """Optimizer updates in one step, each on its own share of the groups. Above 1 the batch turns
     off-policy after the first: tau and the ratio clip then matter."""
     attention: str = "segments"
-    """segments: causal attention looped over packed sequences; sdpa: one masked call;
-    flash_attention_2: variable-length kernel (GPU, bf16)."""
+    """segments: causal attention looped over packed pieces; sdpa, eager: one masked call over all
+    of them; flash_attention_2: variable-length kernel (GPU, bf16); flex_attention: block mask
+    (GPU). A backend without a backward pass on the device is refused at start."""
+    share_prompts: bool = True
+    """Run the prompt of a group once, for all of its answers (segments, sdpa, eager)."""
+    logits_bytes: int = 256 * 2**20
+    """Largest fp32 logits [trained tokens, vocabulary] of a micro-batch that are kept for the
+    backward pass. Larger ones are computed twice, in chunks of a quarter of this size."""
     gradient_checkpointing: bool = False
     deepspeed: dict[str, Any] = field(default_factory=dict)
     """Raw DeepSpeed keys merged into the generated configuration; a key that contradicts one of
@@ -60,7 +68,13 @@ class LearnerConfig:
                 f"learner.gpus_per_rank is {self.gpus_per_rank}; use 0 (CPU), 1, or a fraction "
                 "with learner.ranks=1"
             )
-        for key in ("ranks", "threads", "tokens_per_microbatch", "updates_per_batch"):
+        for key in (
+            "ranks",
+            "threads",
+            "tokens_per_microbatch",
+            "updates_per_batch",
+            "logits_bytes",
+        ):
             if getattr(self, key) < 1:
                 raise ConjointError(f"learner.{key} must be at least 1, not {getattr(self, key)}")
         if self.gradient_clipping < 0:
@@ -83,6 +97,11 @@ class LearnerConfig:
             raise ConjointError(
                 "learner.attention=flash_attention_2 needs learner.gpus_per_rank=1 and "
                 "learner.dtype=bf16; use segments or sdpa"
+            )
+        if self.share_prompts and self.attention not in SHARING:
+            raise ConjointError(
+                f"learner.attention={self.attention} cannot share the prompt of a group; set "
+                f"learner.share_prompts=false, or use one of {list(SHARING)}"
             )
 
 

@@ -17,15 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl.batch import Batch, MicroBatch, Update
+from rl.batch import Batch, MicroBatch, PackedRow, Update
 from rl.deepspeed_config import deepspeed_config
+from rl.head import TokenHead
 from rl.learner import LearnerConfig
 from rl.learner_stats import StepStats
 from rl.losses import LOSSES, LossConfig, LossInputs, kl_metrics
 from rl.mismatch import UNCORRECTED, MismatchConfig
 from rl.optim.param_groups import adamw_groups
 from rl.optim.schedules import OptimConfig, learning_rate
-from rl.packed import check_isolation, packed_logits, token_logprobs
+from rl.packed import PackedModel, check_attention
 from rl.reference import Reference
 from rl.types import ConjointError
 from rl.weight_sync import WeightMeta
@@ -95,8 +96,18 @@ class LearnerRank:
         torch.set_num_threads(config.threads)
         self._device = torch.device("cuda", 0) if config.gpus_per_rank else torch.device("cpu")
         model = self._load_model()
-        self._reference = Reference.held_by(loss, model, self._device)
+        reference = Reference.held_by(loss, model, self._device)  # of the model as it was loaded
+        head = TokenHead(model, config.logits_bytes)
         self._engine = self._start(model)
+        self._packed = self._packing(self._engine, head)
+        self._reference = reference
+        if reference is not None:
+            head = TokenHead(reference.model, config.logits_bytes)
+            self._packed_reference = self._packing(reference.model, head)
+
+    def _packing(self, forward: Any, head: TokenHead) -> PackedModel:
+        dtype = _DTYPES[self._config.dtype]
+        return PackedModel(forward, head, self._config.attention, dtype, self._device)
 
     def _load_model(self) -> Any:
         from transformers import AutoModelForCausalLM
@@ -114,7 +125,7 @@ class LearnerRank:
             raise ConjointError(
                 f"the model in {self._folder} lacks weights: {sorted(info['missing_keys'])[:3]}"
             )
-        check_isolation(model.config)
+        check_attention(model.config, self._config, self._device)
         for module in model.modules():
             # Old and new log-probs must come from the same function: no dropout anywhere.
             if isinstance(module, torch.nn.Dropout):
@@ -249,34 +260,25 @@ class LearnerRank:
             return None
         without_ptx = replace(micro, ptx_targets=micro.ptx_targets[:0])
         with torch.no_grad():
-            return self._forward(without_ptx, self._reference.model).logprobs
+            return self._forward(without_ptx, self._packed_reference).logprobs
 
-    def _forward(self, micro: MicroBatch, model: Any = None) -> _Tokens:
+    def _forward(self, micro: MicroBatch, model: PackedModel | None = None) -> _Tokens:
         """Log-probs of the trained tokens; policy tokens at their sampling temperature. `model`
         None is the policy."""
-        trained = np.concatenate([micro.policy_targets, micro.ptx_targets])
-        empty = not len(trained)
-        tokens, positions, lengths = micro.tokens, micro.positions, micro.lengths
-        if not len(tokens):
-            tokens, positions, lengths = (np.array([n]) for n in (0, 0, 1))
-        logits = packed_logits(
-            model or self._engine,
-            tokens,
-            positions,
-            lengths,
-            np.zeros(1, np.int64) if empty else trained - 1,
-            self._config.attention,
-            self._device,
-        )
-        anchor = logits.sum() * 0 if empty else logits.new_zeros(())
+        count, ptx = len(micro.policy_targets), micro.ptx_targets
+        targets = np.concatenate([micro.policy_targets, ptx])
+        places = np.concatenate([micro.policy_places, ptx - 1])
+        temperatures = np.concatenate([micro.temperatures, np.ones(len(ptx), np.float32)])
+        row: PackedRow = micro
+        if empty := not len(targets):
+            # The pass must still be made: DeepSpeed's collectives wait for every rank.
+            row = row if len(row.tokens) else PackedRow.single([0])
+            targets, places, temperatures = np.zeros(1, int), np.zeros(1, int), None
+        packed = model or self._packed
+        logprobs, entropy = packed.logprobs(row, targets, places, temperatures)
+        anchor = logprobs.sum() * 0 if empty else logprobs.new_zeros(())
         if empty:
-            logits = logits[:0]
-        count = len(micro.policy_targets)
-        if (micro.temperatures != 1).any():
-            scale = np.ones(len(trained), np.float32)
-            scale[:count] = 1 / micro.temperatures
-            logits = logits * self._tensor(scale)[:, None]
-        logprobs, entropy = token_logprobs(logits, self._tensor(tokens[trained]))
+            logprobs, entropy = logprobs[:0], entropy[:0]
         return _Tokens(logprobs[:count], entropy[:count], logprobs[count:], anchor)
 
     def _apply(self, rate: float) -> float | None:
@@ -307,18 +309,10 @@ class LearnerRank:
 
     def logprobs(self, tokens: list[int]) -> list[float]:
         """Log-prob of tokens[1:], each given those before it, at temperature 1."""
-        ids = np.array(tokens, np.int64)
+        places = np.arange(len(tokens) - 1)
         with torch.no_grad():
-            logits = packed_logits(
-                self._engine,
-                ids,
-                np.arange(len(ids)),
-                np.array([len(ids)]),
-                np.arange(len(ids) - 1),
-                self._config.attention,
-                self._device,
-            )
-            return token_logprobs(logits, self._tensor(ids[1:]))[0].tolist()
+            row = PackedRow.single(tokens)
+            return self._packed.logprobs(row, places + 1, places)[0].tolist()
 
     def named_weights(self) -> "NamedWeights":
         return NamedWeights(self._engine.module, gather=self._config.zero_stage == 3)

@@ -23,6 +23,7 @@ from rl.replay import write_dump
 from rl.report.summary import outcome, write_summary
 from rl.run_folder import RunFolder
 from rl.scoring import Scorer
+from rl.shape import BY_TOKENS, TokenCost
 from rl.types import ConjointError, Group, StopRun, Task
 from rl.weight_sync import PausedSync
 from rollouts.collector import Collector
@@ -48,6 +49,8 @@ class System:
     console: RunConsole
     clock: Stopwatch
     interrupt: Interrupt
+    cost: TokenCost = BY_TOKENS
+    """What micro-batches are balanced by."""
     step: int = 0
     """Steps done; also the version of the weights."""
     time_split: dict[str, float] = field(default_factory=dict)

@@ -50,7 +50,7 @@ async def learn(s: System, groups: list[Group]) -> dict[str, float]:
     metrics = assign_advantages(groups, cfg.advantage, seed, cfg.reward.weights)
     s.check_batch(groups)
     with s.clock.phase("train"):
-        batch = make_batch(groups, s.ptx_rows(), cfg.learner, s.ptx_weight)
+        batch = make_batch(groups, s.ptx_rows(), cfg.learner, s.ptx_weight, s.cost)
         await s.dump_if_asked(batch)
         metrics |= await s.learner.step(batch, version=s.step)
     await s.check_update(metrics, batch)

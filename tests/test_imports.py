@@ -15,6 +15,7 @@ PACKAGES = ("rl", "envs", "rewards", "rollouts", "configs", "scripts")
 HEAVY: dict[str, set[str]] = {
     "torch": {
         "rl/diagnose.py",
+        "rl/head.py",
         "rl/learner_rank.py",
         "rl/learner_stats.py",
         "rl/models.py",

@@ -6,6 +6,7 @@ import pytest
 from rl.batch import MicroBatch, balanced_bins, make_batch
 from rl.learner import LearnerConfig
 from rl.ptx import PtxRow
+from rl.shape import TokenCost
 from rl.types import Completion, ConjointError, Group, Status, StopRun, Task, Trajectory
 
 
@@ -25,7 +26,7 @@ def group(index: int, kind: str = "math", members: int = 2, answer: int = 4) -> 
 
 
 def config(**keys: int) -> LearnerConfig:
-    return LearnerConfig(**({"tokens_per_microbatch": 32} | keys))  # type: ignore[arg-type]
+    return LearnerConfig(**({"tokens_per_microbatch": 32, "share_prompts": False} | keys))  # type: ignore[arg-type]
 
 
 def all_micro(batch) -> list[MicroBatch]:
@@ -152,10 +153,32 @@ def test_greedy_or_promptless_trajectories_are_refused() -> None:
         make_batch([bare], [], config(), 0.0)
 
 
+def test_bins_are_even_in_cost_and_bounded_in_tokens() -> None:
+    sizes = [8, 4, 4, 4, 4, 4, 4]
+    costs = [n + n * n for n in sizes]
+    bins = balanced_bins(costs, sizes, 20, 2)
+    loads = [sum(costs[i] for i in b) for b in bins]
+    assert max(sum(sizes[i] for i in b) for b in bins) <= 20
+    # By tokens alone the long item would share with two short ones: 112 against 80.
+    assert loads == [100, 92] and len(bins) == 2
+
+
+def test_a_long_answer_counts_for_its_attention_too() -> None:
+    groups = [group(i, members=1, answer=n) for i, n in enumerate([25, *[5] * 7])]
+    cost = TokenCost(token=1.0, pair=1.0)
+
+    def spread(by: TokenCost) -> float:
+        micros = all_micro(make_batch(groups, [], config(tokens_per_microbatch=56), 0.0, by))
+        loads = [sum(cost.of(int(n), 0, 0) for n in m.lengths) for m in micros]
+        return max(loads) / min(loads)
+
+    assert spread(cost) < spread(TokenCost())
+
+
 def test_bins_are_balanced_and_a_multiple() -> None:
     lengths = [9, 1, 8, 2, 7, 3, 6, 4, 5, 5]
-    bins = balanced_bins(lengths, 30, 2)
+    bins = balanced_bins(lengths, lengths, 30, 2)
     assert len(bins) == 2
     assert sorted(i for b in bins for i in b) == list(range(10))
     assert sorted(sum(lengths[i] for i in b) for b in bins) == [25, 25]
-    assert len(balanced_bins([6, 6, 6], 10, 2)) == 4
+    assert len(balanced_bins([6, 6, 6], [6, 6, 6], 10, 2)) == 4

@@ -348,7 +348,9 @@ def test_learner_config_refuses_contradictions() -> None:
         {"dtype": "bf16", "zero_stage": 0},
         {"offload": True},
         {"attention": "flash_attention_2"},
-        {"attention": "eager"},
+        {"attention": "ring"},
+        {"attention": "flex_attention"},
+        {"logits_bytes": 0},
         {"ranks": 0},
         {"zero_stage": 4},
     ):

@@ -6,6 +6,7 @@ fails `test_every_key_has_an_entry`. An entry is one line:
 
     "optim.lr": effect(3e-3)                               the weights after two steps change
     "loss.band_low": effect(0.01, loss__name="k2_5")       the same, both with loss.name=k2_5
+    "learner.logits_bytes": effect(1000, lambda p: p.rank._packed.head._bytes),
     "learner.offload": effect(True, refused="off a GPU")   refused, with these words
     "learner.threads": effect(2, lambda p: p.threads)      what the function finds changes
 
@@ -77,6 +78,11 @@ class Probe:
     def microbatches(self) -> list[list[int]]:
         """Of each update of the first step, how many each rank has."""
         return [[len(shard) for shard in update.shards] for update in self.batches[0].updates]
+
+    @property
+    def microbatch_tokens(self) -> list[int]:
+        """Of the first update of the first step, on rank 0."""
+        return [len(micro.tokens) for micro in self.batches[0].updates[0].shards[0]]
 
     @cached_property
     def rank(self) -> LearnerRank:
@@ -192,8 +198,10 @@ EFFECTS: dict[str, Effect] = {
         True, lambda p: p.rank.module.is_gradient_checkpointing
     ),
     "learner.gradient_clipping": effect(0.1),
+    "learner.logits_bytes": effect(1000, lambda p: p.rank._packed.head._bytes),
     "learner.offload": effect(True, refused="moves ZeRO's optimizer state off a GPU"),
     "learner.ranks": effect(2, lambda p: p.microbatches),
+    "learner.share_prompts": effect(False, lambda p: p.microbatch_tokens),
     "learner.start_seconds": effect(7, lambda p: p.expiry("start")),
     "learner.step_seconds": effect(7, lambda p: p.expiry("step")),
     "learner.threads": effect(2, lambda p: p.threads),

@@ -115,7 +115,7 @@ class Padded:
         inputs = LossInputs(
             logprobs=policy,
             old_logprobs=old,
-            behavior_logprobs=torch.full_like(old, torch.nan),
+            weights=torch.ones_like(old),
             advantages=torch.tensor([t.advantage for t in trained]).double()[sequence],
             sequence=sequence,
             local_sequences=len(trained),
@@ -190,7 +190,7 @@ def test_logprobs_loss_and_gradient_equal_the_padded(
         inputs = LossInputs(
             logprobs=logprobs[:count],
             old_logprobs=old,
-            behavior_logprobs=torch.full_like(old, torch.nan),
+            weights=torch.ones_like(old),
             advantages=torch.from_numpy(micro.advantages),
             sequence=torch.from_numpy(micro.policy_sequence),
             local_sequences=len(micro.lengths),

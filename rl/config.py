@@ -206,6 +206,8 @@ def validate(cfg: Config) -> None:
         raise ConjointError(
             "give resume=RUN_DIR or run_dir=DIR, not both: a resumed run stays in its folder"
         )
+    if cfg.resume and cfg.replay:
+        raise ConjointError("give resume=RUN_DIR or replay=DUMP, not both")
     if cfg.resume_allow and not cfg.resume:
         raise ConjointError("resume_allow has no effect without resume=RUN_DIR")
     if cfg.checkpoint.keep_best and not (cfg.eval.every and cfg.eval.tasks):

@@ -100,7 +100,8 @@ def with_changes(stored: Mapping[str, Any], given: Sequence[str], where: str) ->
                 f"{override} picks a file of configs/, but {where} goes on with the stored "
                 f"configuration; give the keys that should change, such as {key}.KEY=VALUE"
                 if key != "experiment"
-                else f"{where} goes on with the stored configuration; leave {override} out"
+                else f"{where} goes on with the stored configuration; leave {override} out and use "
+                "conjoint train"
             )
     return from_dict(compose(given, base=stored))
 

@@ -21,7 +21,7 @@ def run(overrides: list[str], *, dry_run: bool = False) -> int:
     from rl.plan import plan_words, prepare
 
     if any(o.startswith("replay=") for o in overrides):
-        return _replay(overrides)
+        return _replay(overrides, dry_run=dry_run)
     cfg, resume = _configured(overrides)
     plan = prepare(cfg)
     if dry_run:
@@ -40,11 +40,14 @@ def _configured(overrides: list[str]) -> "tuple[Config, Resume | None]":
     return load_config(overrides), None
 
 
-def _replay(overrides: list[str]) -> int:
+def _replay(overrides: list[str], *, dry_run: bool) -> int:
     """The learner alone on a stored batch: 0 if every number is finite, else 3."""
     from rl.replay import open_replay, replay, result_words
 
     dump, cfg, model = open_replay(overrides)
+    if dry_run:
+        print(f"replay of step {dump.facts['step']} with {model}: dry run, nothing started")
+        return 0
     done = replay(dump, cfg, model)
     print("\n".join(result_words(done, model, dump.facts)))
     return 0 if done.finite else NOT_FINITE

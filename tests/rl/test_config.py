@@ -90,6 +90,7 @@ def test_a_kind_can_be_removed_and_one_of_your_own_added():
 CONTRADICTIONS = {
     "no steps": (["num_steps=0"], "num_steps=0 must be at least 1"),
     "resume and run_dir": (["resume=a", "run_dir=b"], "not both"),
+    "resume and replay": (["resume=a", "replay=b"], "resume=RUN_DIR or replay=DUMP, not both"),
     "critic as a task": (["tasks.critic.weight=1"], "tasks.critic: critic tasks come from"),
     "negative weight": (["tasks.math.weight=-1"], "tasks.math.weight and"),
     "negative heldout": (["tasks.math.heldout=-1"], "tasks.math.heldout must be 0 or more"),

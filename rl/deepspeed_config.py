@@ -22,6 +22,7 @@ _TYPED_KEY = {
     "zero_optimization.stage": "learner.zero_stage",
     "zero_optimization.offload_optimizer": "learner.offload",
     "managed_gradient_accumulation": "learner.tokens_per_microbatch",
+    "zero_allow_untested_optimizer": "optim.name",
 }
 """DeepSpeed keys that a typed key owns, with the key to use instead."""
 
@@ -70,6 +71,17 @@ _KNOWN_KEYS = frozenset(
 )
 """Top-level names DeepSpeed 0.19 reads; it ignores others without a word, so we refuse them."""
 
+_NO_MUON = (
+    "tensor_parallel",
+    "compression_training",
+    "data_types.grad_accum_dtype",
+    "zero_optimization.zenflow",
+    "zero_optimization.offload_param",
+    "zero_optimization.mics_shard_size",
+    "zero_optimization.zero_hpz_partition_size",
+)
+"""Raw keys under which the optimizer's tensors are no longer laid out as `rl/optim` knows them."""
+
 _BUCKET = 50_000_000
 
 
@@ -79,12 +91,50 @@ def deepspeed_config(learner: LearnerConfig, optim: OptimConfig) -> dict[str, An
     Each engine call is one micro-batch of one packed row; the rank itself says which backward is
     the last of an update, so DeepSpeed's accumulation count stays 1.
     """
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": learner.gradient_clipping,
+        **(_adamw(learner, optim) if optim.name == "adamw" else _muon(learner, optim)),
+        "zero_optimization": _zero(learner),
+        "bf16": {"enabled": False},
+        "fp16": {"enabled": False},
+    }
+    if learner.dtype == "bf16":
+        config["bf16"] = {"enabled": True, "check_grad_overflow": True}
+    return _merge(config, learner.deepspeed, "")
+
+
+def _adamw(learner: LearnerConfig, optim: OptimConfig) -> dict[str, Any]:
     adamw: dict[str, Any] = {
         "lr": optim.lr,
         "betas": [optim.beta1, optim.beta2],
         "eps": optim.eps,
         "weight_decay": optim.weight_decay,
     }
+    if not learner.offload:
+        adamw["torch_adam"] = True
+    return {"optimizer": {"type": "AdamW", "params": adamw}}
+
+
+def _muon(learner: LearnerConfig, optim: OptimConfig) -> dict[str, Any]:
+    """Our own optimizer, handed to DeepSpeed: DeepSpeed's Muon scales its update otherwise and
+    clips gradients after it has orthogonalised them. Refuses what would take its matrices away."""
+    if learner.offload:
+        raise ConjointError(
+            f"optim.name={optim.name} orthogonalises on the learner's device; turn learner.offload "
+            "off, or use learner.zero_stage=2 or 3 with more ranks to save memory"
+        )
+    for place in _NO_MUON:
+        if _lookup(learner.deepspeed, place):
+            raise ConjointError(
+                f"learner.deepspeed.{place} cannot go with optim.name={optim.name}: Muon would "
+                "not see whole matrices; use optim.name=adamw"
+            )
+    return {"zero_allow_untested_optimizer": True}
+
+
+def _zero(learner: LearnerConfig) -> dict[str, Any]:
     zero: dict[str, Any] = {
         "stage": learner.zero_stage,
         "overlap_comm": learner.gpus_per_rank > 0,
@@ -93,19 +143,15 @@ def deepspeed_config(learner: LearnerConfig, optim: OptimConfig) -> dict[str, An
     }
     if learner.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    else:
-        adamw["torch_adam"] = True
-    bf16 = learner.dtype == "bf16"
-    config = {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": learner.gradient_clipping,
-        "optimizer": {"type": "AdamW", "params": adamw},
-        "zero_optimization": zero,
-        "bf16": {"enabled": bf16, "check_grad_overflow": True} if bf16 else {"enabled": False},
-        "fp16": {"enabled": False},
-    }
-    return _merge(config, learner.deepspeed, "")
+    return zero
+
+
+def _lookup(raw: Mapping[str, Any], place: str) -> Any:
+    """The raw value at a dotted place, None if there is none."""
+    value: Any = raw
+    for part in place.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _merge(base: dict[str, Any], raw: Mapping[str, Any], path: str) -> dict[str, Any]:

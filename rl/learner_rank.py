@@ -24,6 +24,7 @@ from rl.learner import LearnerConfig
 from rl.learner_stats import StepStats
 from rl.losses import LOSSES, LossConfig, LossInputs, kl_metrics
 from rl.mismatch import UNCORRECTED, MismatchConfig
+from rl.optim.muon_clip import MuonClip
 from rl.optim.param_groups import adamw_groups
 from rl.optim.schedules import OptimConfig, learning_rate
 from rl.packed import PackedModel, check_attention
@@ -92,6 +93,7 @@ class LearnerRank:
         self._place = place
         self._updates = 0
         self._sender: Any = None
+        self._muon: MuonClip | None = None
         self.inspect: Inspect | None = None
         torch.set_num_threads(config.threads)
         self._device = torch.device("cuda", 0) if config.gpus_per_rank else torch.device("cpu")
@@ -155,12 +157,13 @@ class LearnerRank:
                 world_size=self._place.world,
                 auto_mpi_discovery=False,
             )
-        groups: Any = adamw_groups(model.parameters(), self._optim.weight_decay)
-        engine, *_ = deepspeed.initialize(
-            model=model,
-            model_parameters=groups,
-            config=deepspeed_config(self._config, self._optim),
-        )
+        config: Any = deepspeed_config(self._config, self._optim)
+        if self._optim.name == "adamw":
+            groups: Any = adamw_groups(model.parameters(), self._optim.weight_decay)
+            return deepspeed.initialize(model=model, model_parameters=groups, config=config)[0]
+        self._muon = MuonClip(model, self._optim, self._config.attention)
+        engine = deepspeed.initialize(model=model, optimizer=self._muon.optimizer, config=config)[0]
+        self._muon.start(engine.optimizer, self._device, self._place.rank, self._place.world)
         return engine
 
     # -- the update ---------------------------------------------------------------------------
@@ -175,7 +178,8 @@ class LearnerRank:
         old = [self._old_logprobs(update, stats) for update in batch.updates[1:]]
         for number, update in enumerate(batch.updates):
             self._update(update, old[number - 1] if number else None, batch.ptx_weight, stats)
-        return stats.result(self._place.world, self._device)
+        metrics = stats.result(self._place.world, self._device)
+        return metrics | self._muon.metrics() if self._muon else metrics
 
     def ptx_loss(self, batch: Batch) -> float:
         """Mean cross-entropy of the PTX tokens of all ranks, without training on them."""
@@ -216,7 +220,11 @@ class LearnerRank:
             self._engine.set_gradient_accumulation_boundary(number == last)
             self._engine.backward(loss * self._place.world)
         rate = learning_rate(self._optim, self._updates, self._total_updates)
+        if self._muon:
+            self._muon.before_step()
         norm = self._apply(rate)
+        if self._muon:
+            self._muon.after_step(norm is not None)
         self._updates += norm is not None
         if norm is not None and self._reference and self._reference.follows:
             self._reference.follow(self.named_weights())

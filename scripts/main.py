@@ -65,6 +65,19 @@ def report(
     _dispatch("report", run_dir)
 
 
+@app.command()
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="The `adapter` folder of a checkpoint.")],
+    output: Annotated[Path, typer.Argument(help="The folder to write.")],
+    base: Annotated[
+        str | None,
+        typer.Option(help="The base model, if it is not where it was when the adapter was made."),
+    ] = None,
+) -> None:
+    """Merge a LoRA adapter into its base model, as a folder that from_pretrained opens."""
+    _dispatch("merge", adapter, output, base=base)
+
+
 def main() -> None:
     """The installed command."""
     app(prog_name="conjoint")

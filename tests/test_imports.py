@@ -16,8 +16,10 @@ HEAVY: dict[str, set[str]] = {
     "torch": {
         "rl/diagnose.py",
         "rl/head.py",
+        "rl/learner_model.py",
         "rl/learner_rank.py",
         "rl/learner_stats.py",
+        "rl/lora.py",
         "rl/models.py",
         "rl/nano.py",
         "rl/nccl_sync.py",
@@ -34,7 +36,8 @@ HEAVY: dict[str, set[str]] = {
         "rollouts/shm_transfer.py",
     },
     "transformers": {
-        "rl/learner_rank.py",
+        "rl/learner_model.py",
+        "rl/lora.py",
         "rl/models.py",
         "rl/nano.py",
         "rl/optim/qk_clip.py",
@@ -58,6 +61,7 @@ HEAVY: dict[str, set[str]] = {
         "rollouts/vllm_engine.py",
     },
     "deepspeed": {"rl/learner_rank.py"},
+    "peft": {"rl/lora.py"},
     "trl": {"rl/sft.py"},
     "datasets": {"rl/sft.py"},
     "wandb": {"rl/metrics.py"},

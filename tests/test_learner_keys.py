@@ -4,9 +4,14 @@ changes what it documents.
 The keys are read off the dataclasses (nested ones too), so a new key without an entry in `EFFECTS`
 fails `test_every_key_has_an_entry`. An entry is one line:
 
+    "optim.momentum": effect(0.5, optim__name="muon"),
+    "optim.name": effect("muon"),
+    "optim.qk_clip_tau": effect(0.01, optim__name="muonclip"),
     "optim.lr": effect(3e-3)                               the weights after two steps change
     "loss.band_low": effect(0.01, loss__name="k2_5")       the same, both with loss.name=k2_5
     "learner.logits_bytes": effect(1000, lambda p: p.rank._packed.head._bytes),
+    "learner.lora.alpha": effect(8, learner__lora__rank=2),
+    "learner.lora.rank": effect(2),
     "learner.offload": effect(True, refused="off a GPU")   refused, with these words
     "learner.threads": effect(2, lambda p: p.threads)      what the function finds changes
 
@@ -199,6 +204,8 @@ EFFECTS: dict[str, Effect] = {
     ),
     "learner.gradient_clipping": effect(0.1),
     "learner.logits_bytes": effect(1000, lambda p: p.rank._packed.head._bytes),
+    "learner.lora.alpha": effect(8, learner__lora__rank=2),
+    "learner.lora.rank": effect(2),
     "learner.offload": effect(True, refused="moves ZeRO's optimizer state off a GPU"),
     "learner.ranks": effect(2, lambda p: p.microbatches),
     "learner.share_prompts": effect(False, lambda p: p.microbatch_tokens),
@@ -229,6 +236,9 @@ EFFECTS: dict[str, Effect] = {
     "optim.beta1": effect(0.5),
     "optim.beta2": effect(0.5),
     "optim.eps": effect(1e-3),
+    "optim.momentum": effect(0.5, optim__name="muon"),
+    "optim.name": effect("muon"),
+    "optim.qk_clip_tau": effect(0.01, optim__name="muonclip"),
     "optim.lr": effect(3e-3),
     "optim.schedule": effect("cosine"),
     "optim.warmup_updates": effect(3),

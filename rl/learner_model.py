@@ -1,0 +1,48 @@
+"""The model a learner trains, as it is before an adapter, DeepSpeed or an optimizer sees it.
+
+Heavy: torch and transformers.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rl.learner import LearnerConfig
+from rl.packed import check_attention
+from rl.types import ConjointError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def load_model(folder: Path, config: LearnerConfig, device: torch.device) -> Any:
+    """The transformers model in `folder`, in training mode and without dropout, on the CPU.
+
+    Raises ConjointError for what is no model folder, lacks weights, or has an attention that cannot
+    keep packed sequences apart or be trained on `device`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if not (folder / "config.json").is_file():
+        raise ConjointError(f"{folder} is not a model folder: it has no config.json")
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=DTYPES[config.dtype],
+        attn_implementation=config.attention,
+        output_loading_info=True,
+    )
+    model, info = loaded
+    if info["missing_keys"]:
+        raise ConjointError(
+            f"the model in {folder} lacks weights: {sorted(info['missing_keys'])[:3]}"
+        )
+    check_attention(model.config, config, device)
+    for module in model.modules():
+        # Old and new log-probs must come from the same function: no dropout anywhere.
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010 - not a declared field
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model.train()

@@ -12,6 +12,7 @@ from typing import Any
 from rewards.judge import JudgeConfig
 from rewards.sandbox.base import SandboxConfig
 from rl.advantages import AdvantageConfig
+from rl.bench.config import BenchConfig
 from rl.checkpoint import CheckpointConfig
 from rl.critic import CriticConfig
 from rl.deepspeed_config import deepspeed_config
@@ -104,6 +105,7 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     sft: SftConfig = field(default_factory=SftConfig)
+    bench: BenchConfig = field(default_factory=BenchConfig)
 
     @property
     def kinds(self) -> dict[str, TaskConfig]:

@@ -58,6 +58,15 @@ def sft(overrides: Overrides = None) -> None:
 
 
 @app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="What to measure: learner.")],
+    overrides: Overrides = None,
+) -> None:
+    """Measure against TRL on this machine; output=FILE keeps the figures as JSON."""
+    _dispatch("bench", name, overrides or [])
+
+
+@app.command()
 def report(
     run_dir: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")],
 ) -> None:

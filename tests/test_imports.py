@@ -14,6 +14,8 @@ PACKAGES = ("rl", "envs", "rewards", "rollouts", "configs", "scripts")
 # Imports in functions count too; only `if TYPE_CHECKING:` does not, because it never runs.
 HEAVY: dict[str, set[str]] = {
     "torch": {
+        "rl/bench/head_bench.py",
+        "rl/bench/trl_step.py",
         "rl/diagnose.py",
         "rl/head.py",
         "rl/learner_model.py",
@@ -36,6 +38,8 @@ HEAVY: dict[str, set[str]] = {
         "rollouts/shm_transfer.py",
     },
     "transformers": {
+        "rl/bench/head_bench.py",
+        "rl/bench/trl_step.py",
         "rl/learner_model.py",
         "rl/lora.py",
         "rl/models.py",
@@ -62,8 +66,8 @@ HEAVY: dict[str, set[str]] = {
     },
     "deepspeed": {"rl/learner_rank.py"},
     "peft": {"rl/lora.py"},
-    "trl": {"rl/sft.py"},
-    "datasets": {"rl/sft.py"},
+    "trl": {"rl/bench/trl_step.py", "rl/sft.py"},
+    "datasets": {"rl/bench/trl_step.py", "rl/sft.py"},
     "wandb": {"rl/metrics.py"},
     "hydra": {"rl/config.py"},
     "omegaconf": {"rl/config.py"},

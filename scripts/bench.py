@@ -1,0 +1,61 @@
+"""`conjoint bench NAME output=FILE key=value ...`: measure, print a table, write the ratios."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rl.types import ConjointError
+
+NAMES = ("learner",)
+
+
+def run(name: str, overrides: list[str]) -> int:
+    """Measure and return 0 if every target is met, 1 if not."""
+    from rl.config import load_config
+
+    if name not in NAMES:
+        raise ConjointError(f"there is no bench {name!r}; choose one of {list(NAMES)}")
+    given = [o.partition("=")[2] for o in overrides if o.startswith("output=")]
+    output = Path(given[-1]) if given else None
+    if output is not None and not output.parent.is_dir():
+        raise ConjointError(f"output={output}: there is no folder {output.parent}; make it first")
+    cfg = load_config([o for o in overrides if not o.startswith("output=")])
+    # Loads torch and TRL: only now, when nothing can be refused any more.
+    from rl.bench.learner_bench import measure
+
+    result = measure(cfg)
+    if output is not None:
+        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    show(result)
+    return 0 if all(ratio["met"] for ratio in result["ratios"].values()) else 1
+
+
+def show(result: dict[str, Any]) -> None:
+    """The ratios as a table, and under it what they were measured on."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rl.bench.config import AT_MOST
+
+    console, table = Console(), Table("ratio", "value", "target", "met", "medians")
+    for name, ratio in result["ratios"].items():
+        side = "at most" if name in AT_MOST else "at least"
+        medians = (
+            f"{key} {sorted(values)[len(values) // 2]:.3g}"
+            for runs in ratio["runs"]
+            for key, values in runs.items()
+        )
+        met = "[green]yes[/]" if ratio["met"] else "[bold red]no[/]"
+        table.add_row(
+            name, f"{ratio['value']:.2f}", f"{side} {ratio['target']:g}", met, ", ".join(medians)
+        )
+    console.print(table)
+    for key, value in result["setting"].items():
+        console.print(f"{key}: {value}", highlight=False)
+
+
+if __name__ == "__main__":
+    from scripts.main import main_of
+
+    main_of("bench", sys.argv[1:])

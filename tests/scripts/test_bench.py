@@ -1,0 +1,91 @@
+"""`conjoint bench` on a tiny model: the whole way from keys to the file. No timing is asserted."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rl.bench.config import TARGETS, BenchConfig
+from rl.bench.rollouts import lengths
+from rl.types import ConjointError
+from scripts.bench import run
+from tests.fakes import tiny_llama
+
+SMALL = ["bench.repeats=1", "bench.head_tokens=64", "bench.group_size=2", "learner.threads=1"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from rl.nano import NanoConfig, build_tokenizer
+
+    path = tmp_path_factory.mktemp("tiny")
+    tokenizer = build_tokenizer(["one two three"] * 9, NanoConfig(vocab_size=320))
+    tokenizer.save_pretrained(path)
+    return tiny_llama(path, vocab_size=320, max_position_embeddings=1024)
+
+
+def test_bench_writes_every_ratio_with_its_target_and_raw_figures(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = tmp_path / "bench.json"
+    targets = "bench.targets={head_memory: 1e9, head_time: 1e9, packing: 0, tokens_per_second: 1e9}"
+    code = run("learner", [f"output={file}", f"bench.model={folder}", targets, *SMALL])
+    result = json.loads(file.read_text())
+    ratios = result["ratios"]
+    assert ratios.keys() == TARGETS.keys()
+    assert [ratios[k]["met"] for k in TARGETS] == [True, True, True, False] and code == 1
+    assert ratios["head_time"]["target"] == 1e9
+    for ratio in ratios.values():
+        (runs,) = ratio["runs"]
+        assert all(len(values) == 1 for values in runs.values())
+    (steps,) = ratios["packing"]["runs"]
+    setting = result["setting"]
+    padding = setting["padded_over_real_tokens"]
+    assert padding > 1
+    (trl,), (packed,), (shared,) = steps["trl"], steps["packed"], steps["shared"]
+    assert ratios["packing"]["value"] == pytest.approx(trl / packed / padding)
+    assert ratios["tokens_per_second"]["value"] == pytest.approx(trl / shared)
+    rates = setting["trained_tokens_per_second"]
+    assert rates["trl"] == pytest.approx(setting["trained_tokens"] / trl)
+    assert "tokens_per_second" in capsys.readouterr().out
+
+
+def test_bench_lengths_come_from_the_file_or_the_written_distribution(
+    folder: Path, tmp_path: Path
+) -> None:
+    many = BenchConfig(groups=200, group_size=4)
+    drawn = lengths(many, folder, 0)
+    answers = sorted(n for _, group in drawn for n in group)
+    assert 80 < sorted(p for p, _ in drawn)[100] < 92 and 107 < answers[len(answers) // 2] < 121
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"question": "one", "answer": "two three"}) + "\n")
+    found = lengths(BenchConfig(rows=str(rows), groups=1, group_size=2), folder, 0)
+    assert len(set(found[0][1])) == 1 and found[0][0] > 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["bench.repeats=0"], "bench.repeats must be at least 1"),
+        (["bench.group_size=1"], "bench.group_size must be at least 2"),
+        (["bench.targets.speed=2.0"], "bench.targets.speed is not measured"),
+        (["bench.model=nowhere/at/all"], "is not known"),
+        (["output=/no/such/folder/x.json"], "there is no folder"),
+        (["learner.attention=flex_attention", "learner.share_prompts=false"], "runs on CPU"),
+    ],
+)
+def test_bench_refuses_before_it_loads_anything(words: list[str], said: str, folder: Path) -> None:
+    with pytest.raises(ConjointError, match=said):
+        run("learner", [f"bench.model={folder}", *words])
+
+
+def test_there_is_no_other_bench() -> None:
+    with pytest.raises(ConjointError, match="choose one of"):
+        run("sandbox", [])
+
+
+def test_rows_that_are_not_questions_are_named(folder: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "one"}\n')
+    with pytest.raises(ConjointError, match=r"line 1 is not an object with question and answer"):
+        lengths(BenchConfig(rows=str(rows)), folder, 0)

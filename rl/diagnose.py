@@ -22,20 +22,21 @@ class Finding:
     """Such as "advantage", "log-prob" or "gradient of model.norm.weight"."""
     update: int
     microbatch: int
-    sequence: int | None = None
-    """In the micro-batch; None where no single one is to blame."""
+    piece: int | None = None
+    """Of the micro-batch: a whole sequence, or one answer where a group's prompt runs once. None
+    where no single one is to blame."""
     kind: str | None = None
-    """Task kind of the sequence, "ptx" for a PTX row."""
+    """Task kind of the piece, "ptx" for a PTX row."""
     position: int | None = None
     """Of the token in its sequence, prompt included."""
     token: int | None = None
 
     def words(self) -> str:
         place = f"update {self.update}, micro-batch {self.microbatch}"
-        if self.sequence is None:
+        if self.piece is None:
             return f"{self.what} ({place})"
         return (
-            f"{self.what} ({place}, sequence {self.sequence} of kind {self.kind}, "
+            f"{self.what} ({place}, piece {self.piece} of kind {self.kind}, "
             f"position {self.position}, token id {self.token})"
         )
 
@@ -107,13 +108,13 @@ class Diagnosis:
             return None
         index = int(bad[0])
         place = int(targets[index])
-        sequence = int(np.searchsorted(np.cumsum(micro.lengths), place, side="right"))
+        piece = int(np.searchsorted(np.cumsum(micro.lengths), place, side="right"))
         kind = "ptx" if targets is micro.ptx_targets else self._kinds[int(micro.kinds[index])]
         return Finding(
             what,
             self._number,
             self._micro,
-            sequence,
+            piece,
             kind,
             int(micro.positions[place]),
             int(micro.tokens[place]),

@@ -336,6 +336,10 @@ class LearnerRank:
             raise ConjointError(f"{folder} holds no learner state: there is no {_TAG} folder in it")
         _, client_state = self._engine.load_checkpoint(str(folder), tag=_TAG)
         self._updates = client_state["updates"]
+        self.load_reference(folder)
+
+    def load_reference(self, folder: Path) -> None:
+        """The policy that the KL term refers to, where the loss has one."""
         if self._reference:
             self._reference.load(folder)
 

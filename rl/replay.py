@@ -156,8 +156,8 @@ def replay(dump: Dump, config: Config, model: Path) -> Replayed:
     updates = config.num_steps * learner.updates_per_batch
     rank = LearnerRank(model, learner, config.optim, config.loss, updates, mismatch=config.mismatch)
     exact = model == dump.model.resolve() and asdict(learner) == dump.facts["config"]["learner"]
-    if exact:
-        rank.load(dump.model.parent)
+    # Whatever the weights are, a KL term refers to the policy that it did in the run.
+    (rank.load if exact else rank.load_reference)(dump.model.parent)
     batch = on_one_rank(dump.batch)
     diagnosis = Diagnosis(rank.module, batch.kinds)
     rank.inspect = diagnosis.inspect

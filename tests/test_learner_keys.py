@@ -4,14 +4,8 @@ changes what it documents.
 The keys are read off the dataclasses (nested ones too), so a new key without an entry in `EFFECTS`
 fails `test_every_key_has_an_entry`. An entry is one line:
 
-    "optim.momentum": effect(0.5, optim__name="muon"),
-    "optim.name": effect("muon"),
-    "optim.qk_clip_tau": effect(0.01, optim__name="muonclip"),
     "optim.lr": effect(3e-3)                               the weights after two steps change
     "loss.band_low": effect(0.01, loss__name="k2_5")       the same, both with loss.name=k2_5
-    "learner.logits_bytes": effect(1000, lambda p: p.rank._packed.head._bytes),
-    "learner.lora.alpha": effect(8, learner__lora__rank=2),
-    "learner.lora.rank": effect(2),
     "learner.offload": effect(True, refused="off a GPU")   refused, with these words
     "learner.threads": effect(2, lambda p: p.threads)      what the function finds changes
 

@@ -100,6 +100,21 @@ async def test_changed_keys_and_other_weights_take_effect(
         assert same == overrides.startswith("learner"), "a ZeRO stage changes no loss"
 
 
+async def test_a_kl_term_refers_to_the_policy_of_the_run(
+    model: Path, cfg: Config, tmp_path: Path
+) -> None:
+    """Not to the dump's own weights, which a replay starts from."""
+    cfg = replace(cfg, loss=replace(cfg.loss, kl_weight=1.0))
+    learner = rank(model, cfg)
+    learner.step(batch(cfg), 1)
+    place = await dumped(tmp_path / "step-000003", learner, cfg, batch(cfg))
+    exact = replay(*open_replay([f"replay={place}"]))
+    anew = replay(*open_replay([f"replay={place}", "learner.zero_stage=2"]))
+    without = replay(*open_replay([f"replay={place}", "loss.kl_weight=0"]))
+    assert exact.exact and not anew.exact
+    assert anew.losses[0] == exact.losses[0] != without.losses[0]
+
+
 NAN, INF = float("nan"), float("inf")
 
 

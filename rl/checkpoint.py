@@ -68,7 +68,7 @@ class CheckpointConfig:
         ordered = sorted(steps)
         stay = set(ordered[-self.keep :])
         if self.keep_every:
-            stay |= {step for step in ordered if step % self.keep_every == 0}
+            stay |= {step for step in ordered if step and step % self.keep_every == 0}
         scored = [step for step in ordered if step in scores]
         if self.keep_best and scored:
             # Of equals the newest: it has trained for longer.

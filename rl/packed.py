@@ -24,7 +24,7 @@ _ISOLATED_LAYERS = {"full_attention", "sliding_attention"}
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class _Segment:
     """One piece as attention sees it: its tokens, those of the piece it continues, and the mask."""
 
     own: slice
@@ -33,18 +33,18 @@ class Segment:
     """[own, prefix + own], additive; None without a prefix, where plain causal attention serves."""
 
 
-def segments(row: PackedRow, dtype: torch.dtype, device: torch.device) -> list[Segment]:
+def segments(row: PackedRow, dtype: torch.dtype, device: torch.device) -> list[_Segment]:
     """What `segments_attention` takes; made once a micro-batch, used in every layer."""
     ends = np.cumsum(row.lengths).tolist()
     spans = [slice(end - n, end) for end, n in zip(ends, row.lengths.tolist(), strict=True)]
     found = []
     for own, p in zip(spans, row.prefixes.tolist(), strict=True):
         if p < 0:
-            found.append(Segment(own, None, None))
+            found.append(_Segment(own, None, None))
             continue
         n, before = own.stop - own.start, spans[p].stop - spans[p].start
         mask = torch.full((n, before + n), float("-inf"), dtype=dtype, device=device)
-        found.append(Segment(own, spans[p], mask.triu_(before + 1)))
+        found.append(_Segment(own, spans[p], mask.triu_(before + 1)))
     return found
 
 
@@ -55,7 +55,7 @@ def segments_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    segments: list[Segment] | None = None,
+    segments: list[_Segment] | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
@@ -97,7 +97,7 @@ def segments_attention(
     return torch.cat(parts, dim=2).transpose(1, 2), None
 
 
-def _longest(segments: list[Segment]) -> int:
+def _longest(segments: list[_Segment]) -> int:
     spans = [[s.own, s.prefix] if s.prefix else [s.own] for s in segments]
     return max(sum(part.stop - part.start for part in parts) for parts in spans)
 

@@ -13,7 +13,6 @@ measured and left alone.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,10 +20,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from rl.packed import Segment
 from rl.types import ConjointError
 
 _NORMS = ("q_norm", "k_norm", "qk_norm", "q_layernorm", "k_layernorm")
+_MEASURED = ("segments", "sdpa", "flash_attention_2")
 _ROWS = 512
 """Queries whose scores are held at once."""
 
@@ -125,12 +124,12 @@ def measure(attention: str) -> None:
     Lasts for the process, and changes no output. Only passes that record a gradient are measured:
     those are the training batch.
     """
-    plain: Callable[..., Any] | None = ALL_ATTENTION_FUNCTIONS.get(attention)
-    if plain is None:
+    if attention not in _MEASURED:
         raise ConjointError(
             f"optim.name=muonclip cannot measure learner.attention={attention}; use segments or "
             "sdpa"
         )
+    plain: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS[attention]
     if getattr(plain, "measures_logits", False):
         return
 
@@ -158,7 +157,7 @@ def peak_logits(
     key: Tensor,
     mask: Tensor | None,
     scaling: float | None = None,
-    segments: Sequence[Segment] | None = None,
+    segments: Sequence[Any] | None = None,
     cu_seq_lens_q: Tensor | None = None,
     sliding_window: int | None = None,
     **_: Any,
@@ -166,44 +165,55 @@ def peak_logits(
     """The largest softmax input of each head [H], fp32, of query [B, H, N, d] and key [B, K, N, d].
 
     What attends is said by `mask` (bool, or added to the scores; [B, 1 or H, N, N]), else it is
-    causal, within `segments` or `cu_seq_lens_q` if one is given. `_ROWS` queries are taken at a
-    time, so memory grows with N and not with its square.
+    causal, within `segments` or `cu_seq_lens_q` if one is given. A segment is a length, or has
+    slices `own` and `prefix` (None, or the tokens that all of `own` see as well). `_ROWS` queries
+    are taken at a time, so memory grows with N and not with its square.
     """
-    heads, rows, width = query.shape[1:]
-    scale = width**-0.5 if scaling is None else scaling
-    peak = query.new_full((heads,), -torch.inf, dtype=torch.float32)
-    whole = [Segment(slice(0, rows), None, None)]
-    for segment in whole if mask is not None else segments or _between(cu_seq_lens_q) or whole:
-        begin, end = segment.own.start, segment.own.stop
-        for top in range(begin, end, _ROWS):
-            bottom = min(top + _ROWS, end)
-            q = query[:, :, top:bottom]
-            if segment.prefix is not None:  # all of it comes before these queries
-                before = _scores(q, key[:, :, segment.prefix], scale)
-                peak = torch.maximum(peak, before.amax((0, 2, 3)))
-            until = end if mask is not None else bottom
-            if mask is not None:
-                seen = mask[:, :, top:bottom, begin:until]
-                hidden = ~seen if seen.dtype is torch.bool else seen < -1e4
-            else:
-                place = torch.arange(top, bottom, device=query.device)[:, None]
-                other = torch.arange(begin, until, device=query.device)
-                hidden = other > place
-                if sliding_window is not None:
-                    hidden |= other <= place - sliding_window
-            own = _scores(q, key[:, :, begin:until], scale).masked_fill(hidden, -torch.inf)
-            peak = torch.maximum(peak, own.amax((0, 2, 3)))
+    if segments is None and cu_seq_lens_q is not None:
+        segments = cu_seq_lens_q.diff().tolist()
+    if mask is not None or segments is None:
+        segments = [query.shape[2]]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    peak = query.new_full((query.shape[1],), -torch.inf, dtype=torch.float32)
+    begin = 0
+    for segment in segments:
+        own, prefix = _spans(segment, begin)
+        begin = own.stop
+        for top in range(own.start, own.stop, _ROWS):
+            rows = slice(top, min(top + _ROWS, own.stop))
+            seen = slice(own.start, own.stop if mask is not None else rows.stop)
+            scores = _scores(query, key, rows, seen).masked_fill(
+                _hidden(mask, rows, seen, sliding_window, query.device), -torch.inf
+            )
+            peak = torch.maximum(peak, scores.amax((0, 2, 3)) * scale)
+            if prefix is not None:
+                peak = torch.maximum(
+                    peak, _scores(query, key, rows, prefix).amax((0, 2, 3)) * scale
+                )
     return peak
 
 
-def _scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """[B, H, n, d] and [B, K, m, d] -> [B, H, n, m], fp32; H / K heads share a key head."""
-    batch, heads, rows, width = query.shape
-    grouped = query.reshape(batch, key.shape[1], -1, width)
-    return (grouped @ key.mT).view(batch, heads, rows, -1).float() * scale
+def _spans(segment: Any, begin: int) -> tuple[slice, slice | None]:
+    if isinstance(segment, int):
+        return slice(begin, begin + segment), None
+    return segment.own, segment.prefix
 
 
-def _between(ends: Tensor | None) -> list[Segment]:
-    """Segments between cumulated lengths that begin with 0."""
-    places = [] if ends is None else ends.tolist()
-    return [Segment(slice(a, b), None, None) for a, b in pairwise(places)]
+def _scores(query: Tensor, key: Tensor, rows: slice, seen: slice) -> Tensor:
+    """q k^T [B, H, rows, seen] in fp32; H / K query heads in a row share a key head."""
+    batch, heads, _, width = query.shape
+    q = query[:, :, rows].reshape(batch, key.shape[1], -1, width)
+    return (q @ key[:, :, seen].mT).view(batch, heads, rows.stop - rows.start, -1).float()
+
+
+def _hidden(
+    mask: Tensor | None, rows: slice, seen: slice, window: int | None, device: torch.device
+) -> Tensor:
+    """Which scores no softmax sees: [rows, seen], or what the mask has before that."""
+    if mask is not None:
+        part = mask[:, :, rows, seen]
+        return ~part if part.dtype is torch.bool else part < -1e4
+    place = torch.arange(rows.start, rows.stop, device=device)[:, None]
+    other = torch.arange(seen.start, seen.stop, device=device)
+    hidden = other > place
+    return hidden if window is None else hidden | (other <= place - window)

@@ -1,6 +1,7 @@
 """QK-Clip: what is measured, and what it does to heads above and below tau, by kind of model."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,14 +9,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
-from rl.batch import PackedRow, make_batch
+from rl.batch import make_batch
 from rl.deepspeed_config import deepspeed_config
 from rl.learner import LearnerConfig
 from rl.learner_rank import LearnerRank
 from rl.losses import LossConfig
 from rl.optim.qk_clip import peak_logits
 from rl.optim.schedules import OptimConfig
-from rl.packed import Segment, segments
 from rl.types import Completion, ConjointError, Group, Status, Task, Trajectory
 from tests.fakes import tiny_llama
 
@@ -30,10 +30,6 @@ def dense_peaks(query: torch.Tensor, key: torch.Tensor, seen: torch.Tensor, scal
     return scores.masked_fill(~seen, -torch.inf).amax((0, 2, 3))
 
 
-def split(row: PackedRow) -> list[Segment]:
-    return segments(row, torch.float32, torch.device("cpu"))
-
-
 @pytest.mark.parametrize("keys", [1, 2, 4])
 def test_peaks_equal_the_whole_score_matrix(keys: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rl.optim.qk_clip._ROWS", 3)
@@ -45,19 +41,15 @@ def test_peaks_equal_the_whole_score_matrix(keys: int, monkeypatch: pytest.Monke
     near = causal & (torch.arange(10) > torch.arange(10)[:, None] - 3)
     added = torch.where(apart, 0.0, torch.finfo(torch.float32).min)
     ends = torch.tensor([0, 4, 10])
-    # A prompt of four tokens and two answers of three that continue it.
-    piece = torch.tensor([0] * 4 + [1] * 3 + [2] * 3)
-    shared = causal & ((piece == 0) | (piece == piece[:, None]))
-    pieces = PackedRow(
-        np.arange(10), np.array([*range(7), 4, 5, 6]), np.array([4, 3, 3]), np.array([-1, 0, 0])
-    )
-    alone = PackedRow(
-        np.arange(10), np.array([*range(4), *range(6)]), np.array([4, 6]), np.array([-1, -1])
-    )
+    # The first four tokens are a prompt that the two answers after it share.
+    spans = [(slice(0, 4), None), (slice(4, 7), slice(0, 4)), (slice(7, 10), slice(0, 4))]
+    pieces = [SimpleNamespace(own=own, prefix=prefix) for own, prefix in spans]
+    answer = torch.tensor([0] * 4 + [1] * 3 + [2] * 3)
+    shared = causal & ((answer == 0) | (answer == answer[:, None]))
     for seen, kwargs in (
         (causal, {"mask": None}),
-        (apart, {"mask": None, "segments": split(alone)}),
-        (shared, {"mask": None, "segments": split(pieces)}),
+        (apart, {"mask": None, "segments": [4, 6]}),
+        (shared, {"mask": None, "segments": pieces}),
         (apart, {"mask": None, "cu_seq_lens_q": ends}),
         (apart, {"mask": apart[None, None]}),
         (apart, {"mask": added[None, None]}),

@@ -8,9 +8,12 @@ from typing import Any
 from rewards.rubrics import Rubric, load_rubrics
 from rl.config import Config
 from rl.console import batch_words
+from rl.memory import memory_words
 from rl.policy import check_model
 from rl.ptx import read_rows
 from rl.reward_table import Plugins, load_plugins
+from rl.sft import nano_folder
+from rl.shape import ModelShape
 from rl.tasks import TaskSets, build_tasks, mixture_weights, nano_ptx_rows
 from rl.types import ConjointError
 
@@ -24,11 +27,23 @@ class Plan:
     rubrics: list[Rubric]
     plugins: Plugins
     ptx_rows: list[tuple[str, Any]]
+    model: Path | None
+    """The folder of the start policy; None if nano is yet to be built."""
+
+    @property
+    def words(self) -> list[str]:
+        """The run's setting in sentences, with what is known of its model."""
+        words = plan_words(self.cfg)
+        if self.model is not None:
+            words.append(memory_words(ModelShape.from_folder(self.model), self.cfg.learner))
+        return words
 
 
 def prepare(cfg: Config) -> Plan:
     """Read data, rubrics and rewards of one's own. Raises ConjointError for what is wrong."""
-    check_model(cfg.model)
+    model = check_model(cfg.model)
+    if model is None and (nano := nano_folder(cfg.sft)).is_dir():
+        model = nano
     rubrics = load_rubrics(cfg.reward.rubrics)
     judged = [k for k in cfg.kinds if "rubric" in cfg.reward.kinds[k]]
     for kind in judged if rubrics else ():
@@ -37,7 +52,8 @@ def prepare(cfg: Config) -> Plan:
                 f"no rubric of reward.rubrics={cfg.reward.rubrics} applies to kind {kind}; "
                 "add the kind to applies_to of one of them"
             )
-    return Plan(cfg, build_tasks(cfg), rubrics, load_plugins(cfg.reward), _ptx_rows(cfg))
+    tasks, plugins = build_tasks(cfg), load_plugins(cfg.reward)
+    return Plan(cfg, tasks, rubrics, plugins, _ptx_rows(cfg), model)
 
 
 def _ptx_rows(cfg: Config) -> list[tuple[str, Any]]:

@@ -18,14 +18,14 @@ NOT_FINITE = 3
 def run(overrides: list[str], *, dry_run: bool = False) -> int:
     """Train and return the exit code: 0, or 128 + the signal that ended the run early."""
     from rl.console import RunConsole
-    from rl.plan import plan_words, prepare
+    from rl.plan import prepare
 
     if any(o.startswith("replay=") for o in overrides):
         return _replay(overrides, dry_run=dry_run)
     cfg, resume = _configured(overrides)
     plan = prepare(cfg)
     if dry_run:
-        RunConsole(cfg.num_steps).header(f"{cfg.name}: dry run, nothing started", plan_words(cfg))
+        RunConsole(cfg.num_steps).header(f"{cfg.name}: dry run, nothing started", plan.words)
         return 0
     return asyncio.run(_run(plan, resume))
 
@@ -55,7 +55,7 @@ def _replay(overrides: list[str], *, dry_run: bool) -> int:
 
 async def _run(plan: "Plan", resume: "Resume | None") -> int:
     from rl.console import RunConsole
-    from rl.plan import next_command, plan_words
+    from rl.plan import next_command
     from rl.run_folder import RunFolder
 
     cfg = plan.cfg
@@ -69,7 +69,7 @@ async def _run(plan: "Plan", resume: "Resume | None") -> int:
     from rl.train import train
 
     console = RunConsole(cfg.num_steps)
-    words = plan_words(cfg)
+    words = plan.words
     console.header(f"{cfg.name} -> {folder.path}", words)
     folder.write_config(asdict(cfg), words)
     interrupt = Interrupt()

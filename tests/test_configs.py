@@ -93,6 +93,13 @@ def test_gpu_experiments_name_the_files_that_the_user_must_give(name: str):
     load_config([f"experiment={name}", "tasks.math.path=a.jsonl", "ptx.weight=0", *kept])
 
 
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_takes_muonclip_and_keeps_its_learning_rate(name: str):
+    plain, muon = experiment(name), experiment(name, "optim=muonclip")
+    assert plain.optim.name == "adamw"
+    assert dataclasses.replace(muon.optim, name="adamw") == plain.optim
+
+
 def test_smollm2_fits_its_judge_prompt_and_a_grade_school_question():
     cfg = load_config(["experiment=smollm2_cpu"])
     quoted = 2 * cfg.judge.max_answer_chars / 3  # tokens, at three characters each

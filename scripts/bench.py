@@ -1,6 +1,7 @@
 """`conjoint bench NAME output=FILE key=value ...`: measure, print a table, write the ratios."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ def run(name: str, overrides: list[str]) -> int:
     if output is not None and not output.parent.is_dir():
         raise ConjointError(f"output={output}: there is no folder {output.parent}; make it first")
     cfg = load_config([o for o in overrides if not o.startswith("output=")])
+    # Read when torch loads: threads that spin while they wait would time the other processes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Loads torch and TRL: only now, when nothing can be refused any more.
     from rl.bench.learner_bench import measure
 

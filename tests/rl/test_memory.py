@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from rl.batch import PackedRow
+from rl.config import load_config
 from rl.head import TokenHead
 from rl.learner import LearnerConfig
 from rl.learner_rank import LearnerRank
@@ -23,9 +24,11 @@ from rl.losses import LossConfig
 from rl.memory import estimate, memory_words
 from rl.optim.schedules import OptimConfig
 from rl.packed import PackedModel
+from rl.plan import prepare
 from rl.shape import BY_TOKENS, ModelShape
 from tests.fakes import tiny_llama
 from tests.rl.test_learner import run_steps
+from tests.test_configs import experiment
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
@@ -151,3 +154,32 @@ def test_zero_divides_what_it_divides() -> None:
     assert with_reference.total - estimate(shape, LearnerConfig(ranks=4, zero_stage=3)).total == (
         with_reference.reference
     )
+
+
+QWEN = {
+    "gpu_1": (1536, 8960, 28, 12, 2, 151936, True),
+    "gpu_8": (3584, 18944, 28, 28, 4, 152064, False),
+    "nodes_2": (5120, 13824, 48, 40, 8, 152064, False),
+}
+"""hidden, intermediate, layers, heads, kv heads, vocabulary, tied of each experiment's model."""
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"), [("gpu_1", 1.54), ("gpu_8", 7.62), ("nodes_2", 14.8)]
+)
+def test_gpu_experiments_fit_their_share_of_80_gb(name: str, billions: float) -> None:
+    cfg = experiment(name)
+    hidden, intermediate, layers, heads, kv_heads, vocab, tied = QWEN[name]
+    shape = ModelShape(
+        vocab, hidden, intermediate, layers, heads, kv_heads, hidden // heads, tied, qkv_bias=True
+    )
+    assert shape.parameters / 1e9 == pytest.approx(billions, abs=0.03)
+    found = estimate(shape, cfg.learner)
+    assert found.total < 0.9 * 80e9 * cfg.learner.gpus_per_rank
+    words = memory_words(shape, cfg.learner)
+    assert all(f"{part} " in words for part in ("weights", "gradients", "optimizer", "logits"))
+
+
+def test_the_plan_of_a_local_model_says_its_memory(folder: Path) -> None:
+    plan = prepare(load_config([f"model={folder}"]))
+    assert plan.words[-1].startswith("Memory of a learner rank, estimated: weights 0.00 GB")

@@ -7,11 +7,12 @@ what an allocator loses to fragments, and the rollout engine.
 from dataclasses import dataclass, fields
 
 from rl.learner import LearnerConfig
+from rl.optim.schedules import OptimConfig
 from rl.shape import ModelShape
 
 _BYTES = {"fp32": 4, "bf16": 2}
-_MASTER, _MOMENTS = 4, 8
-"""Bytes of one parameter in fp32, and of AdamW's two fp32 moments for it."""
+_MASTER, _MOMENT = 4, 4
+"""Bytes of one parameter in fp32, and of one moment; AdamW keeps two, Muon one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +22,14 @@ class MemoryEstimate:
     weights: int
     gradients: int
     optimizer: int
-    """AdamW's moments, and ZeRO's fp32 copy of the weights."""
+    """Its moments, and ZeRO's fp32 copy of what is trained."""
     activations: int
     """Of one micro-batch that is full, policy and PTX tokens alike: PTX rows are packed into the
     same micro-batches and take none of their own."""
     logits: int
     """What the loss head holds at once if every token is trained."""
     reference: int
-    """A frozen copy of the weights, if there is one."""
+    """A whole copy of the weights, if there is one."""
 
     @property
     def total(self) -> int:
@@ -36,22 +37,26 @@ class MemoryEstimate:
 
 
 def estimate(
-    shape: ModelShape, learner: LearnerConfig, *, reference: bool = False
+    shape: ModelShape, learner: LearnerConfig, optim: OptimConfig, *, reference: bool = False
 ) -> MemoryEstimate:
     """ZeRO divides the optimizer's part by the ranks from stage 1 on, gradients from stage 2 on,
     and weights at stage 3, where the largest layer is whole while it is used."""
     stage, ranks, size = learner.zero_stage, learner.ranks, _BYTES[learner.dtype]
-    p = shape.parameters
-    optimizer = p * (_MOMENTS + (_MASTER if stage else 0))
+    adapter = shape.adapter(learner.lora.rank)
+    trained = adapter or shape.parameters
+    p = shape.parameters + adapter
+    optimizer = trained * (2 * _MOMENT + (_MASTER if stage else 0))
+    if optim.name != "adamw":  # never with an adapter
+        optimizer -= _MOMENT * shape.layers * shape.layer_matrices
     whole = max(shape.vocab * shape.hidden, shape.layer_matrices) if stage == 3 else 0
     copy = size * (p // ranks + whole if stage == 3 and ranks > 1 else p)
     return MemoryEstimate(
         weights=copy,
-        gradients=size * p // (ranks if stage >= 2 else 1),
+        gradients=size * trained // (ranks if stage >= 2 else 1),
         optimizer=optimizer // (ranks if stage else 1),
         activations=_activations(shape, learner),
         logits=_logits(shape, learner),
-        reference=copy if reference else 0,
+        reference=size * shape.parameters if reference else 0,
     )
 
 
@@ -85,12 +90,16 @@ def _logits(shape: ModelShape, learner: LearnerConfig) -> int:
 
 
 def memory_words(
-    shape: ModelShape | None, learner: LearnerConfig, *, reference: bool = False
+    shape: ModelShape | None,
+    learner: LearnerConfig,
+    optim: OptimConfig,
+    *,
+    reference: bool = False,
 ) -> str:
     """One sentence for the plan."""
     if shape is None:
         return "Memory is not estimated for a model of this type."
-    found = estimate(shape, learner, reference=reference)
+    found = estimate(shape, learner, optim, reference=reference)
     parts = {part.name: getattr(found, part.name) for part in fields(found)}
     named = ", ".join(f"{name} {_gigabytes(n)}" for name, n in parts.items() if n)
     where = " (optimizer in CPU memory)" if learner.offload else ""

@@ -33,9 +33,10 @@ class Plan:
     @property
     def words(self) -> list[str]:
         """The run's setting in sentences, with what is known of its model."""
-        words = plan_words(self.cfg)
+        cfg, words = self.cfg, plan_words(self.cfg)
         if self.model is not None:
-            words.append(memory_words(ModelShape.from_folder(self.model), self.cfg.learner))
+            shape, reference = ModelShape.from_folder(self.model), cfg.loss.kl_weight > 0
+            words.append(memory_words(shape, cfg.learner, cfg.optim, reference=reference))
         return words
 
 

@@ -91,6 +91,14 @@ class ModelShape:
         attention = 2 * self.query_width + 2 * self.kv_width
         return self.hidden * (attention + 3 * self.intermediate)
 
+    def adapter(self, rank: int) -> int:
+        """Elements of LoRA's A and B on every linear layer but the head."""
+        inputs_and_outputs = 2 * (self.hidden + self.query_width) + 2 * (
+            self.hidden + self.kv_width
+        )
+        inputs_and_outputs += 3 * (self.hidden + self.intermediate)
+        return rank * self.layers * inputs_and_outputs
+
     @property
     def layer_vectors(self) -> int:
         """Norms and biases of one layer."""

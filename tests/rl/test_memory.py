@@ -20,6 +20,7 @@ from rl.config import load_config
 from rl.head import TokenHead
 from rl.learner import LearnerConfig
 from rl.learner_rank import LearnerRank
+from rl.lora import LoraConfig
 from rl.losses import LossConfig
 from rl.memory import estimate, memory_words
 from rl.optim.schedules import OptimConfig
@@ -65,7 +66,7 @@ def test_an_unknown_type_is_not_guessed(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
     assert ModelShape.from_folder(tmp_path) is None
     assert ModelShape.cost_of(tmp_path) == BY_TOKENS
-    assert "not estimated" in memory_words(None, LearnerConfig())
+    assert "not estimated" in memory_words(None, LearnerConfig(), OptimConfig())
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +76,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("stage", "dtype"), [(0, "fp32"), (1, "fp32"), (1, "bf16")])
-def test_weights_and_optimizer_state_to_the_byte(folder: Path, stage: int, dtype: str) -> None:
-    config = LearnerConfig(threads=1, zero_stage=stage, dtype=dtype)
-    learner = LearnerRank(folder, config, OptimConfig(), LossConfig(), 100)
+@pytest.mark.parametrize(
+    ("stage", "dtype", "optim", "lora"),
+    [
+        (0, "fp32", "adamw", 0),
+        (1, "fp32", "adamw", 0),
+        (1, "bf16", "adamw", 0),
+        (0, "fp32", "adamw", 4),
+        (1, "bf16", "adamw", 4),
+        (0, "fp32", "muonclip", 0),
+    ],
+)
+def test_weights_and_optimizer_state_to_the_byte(
+    folder: Path, stage: int, dtype: str, optim: str, lora: int
+) -> None:
+    config = LearnerConfig(threads=1, zero_stage=stage, dtype=dtype, lora=LoraConfig(lora))
+    optimizer = OptimConfig(name=optim)
+    learner = LearnerRank(folder, config, optimizer, LossConfig(), 100)
     run_steps(folder, config, 1, learner)
     engine = learner._engine
     shape = ModelShape.from_folder(folder)
     assert shape is not None
-    found = estimate(shape, config)
+    found = estimate(shape, config, optimizer)
     assert found.weights == sum(p.nbytes for p in engine.module.parameters())
     held = [
         value.nbytes
@@ -131,7 +145,7 @@ def test_activations_are_within_a_third(kind: Any, attention: str) -> None:
         learner = LearnerConfig(
             tokens_per_microbatch=tokens, attention=attention, gradient_checkpointing=on
         )
-        assert 0.75 < estimate(shape, learner).activations / real < 1.33
+        assert 0.75 < estimate(shape, learner, OptimConfig()).activations / real < 1.33
     assert checkpointed < plain / 3
 
 
@@ -141,7 +155,8 @@ def test_zero_divides_what_it_divides() -> None:
     p = shape.parameters
 
     def of(stage: int, **keys: Any) -> Any:
-        return estimate(shape, LearnerConfig(dtype="bf16", zero_stage=stage, ranks=4, **keys))
+        config = LearnerConfig(dtype="bf16", zero_stage=stage, ranks=4, **keys)
+        return estimate(shape, config, OptimConfig())
 
     assert (of(1).weights, of(1).gradients, of(1).optimizer) == (2 * p, 2 * p, 12 * p // 4)
     assert (of(2).weights, of(2).gradients) == (2 * p, 2 * p // 4)
@@ -149,11 +164,12 @@ def test_zero_divides_what_it_divides() -> None:
     assert of(3, gradient_checkpointing=True).activations < of(3).activations / 5
     small = of(3, logits_bytes=1)
     assert small.logits < of(3).logits and small.reference == 0
-    with_reference = estimate(shape, LearnerConfig(ranks=4, zero_stage=3), reference=True)
-    assert with_reference.reference == with_reference.weights
-    assert with_reference.total - estimate(shape, LearnerConfig(ranks=4, zero_stage=3)).total == (
-        with_reference.reference
+    plain = of(3)
+    with_reference = estimate(
+        shape, LearnerConfig(dtype="bf16", zero_stage=3, ranks=4), OptimConfig(), reference=True
     )
+    assert with_reference.reference == 2 * p
+    assert with_reference.total == plain.total + 2 * p
 
 
 QWEN = {
@@ -174,9 +190,11 @@ def test_gpu_experiments_fit_their_share_of_80_gb(name: str, billions: float) ->
         vocab, hidden, intermediate, layers, heads, kv_heads, hidden // heads, tied, qkv_bias=True
     )
     assert shape.parameters / 1e9 == pytest.approx(billions, abs=0.03)
-    found = estimate(shape, cfg.learner)
+    found = estimate(shape, cfg.learner, cfg.optim)
     assert found.total < 0.9 * 80e9 * cfg.learner.gpus_per_rank
-    words = memory_words(shape, cfg.learner)
+    muon = estimate(shape, cfg.learner, experiment(name, "optim=muonclip").optim)
+    assert found.optimizer / 2 < muon.optimizer < found.optimizer
+    words = memory_words(shape, cfg.learner, cfg.optim)
     assert all(f"{part} " in words for part in ("weights", "gradients", "optimizer", "logits"))
 
 

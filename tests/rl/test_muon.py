@@ -1,12 +1,13 @@
 """Muon against its formula and torch's own, and the proof that it runs."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from rl.optim import muon
+from rl.optim import muon, zero_layout
 from rl.optim.batched_muon import orthogonalise
 from rl.optim.muon import MOONLIGHT, Muon, muon_groups
 from rl.optim.muon_clip import MuonClip
@@ -160,3 +161,30 @@ def test_the_start_stops_where_nothing_is_orthogonalised(monkeypatch: pytest.Mon
     run.optimizer.step()
     with pytest.raises(StopRun, match="orthogonalised 0 matrices in one update, expected 1"):
         run.after_step(applied=True)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_pieces_of_a_flat_group_are_where_zero_puts_them(
+    world: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parameters end to end, with padding between and after, cut into one range a rank."""
+    parameters = [nn.Parameter(torch.randn(shape)) for shape in ((3, 4), (5, 2), (4, 4))]
+    offsets, total = [0, 12, 24], 42
+    flat = torch.zeros(total)
+    for parameter, offset in zip(parameters, offsets, strict=True):
+        flat[offset : offset + parameter.numel()] = parameter.detach().flatten()
+    rebuilt = [torch.zeros(p.numel()) for p in parameters]
+    for rank, held in enumerate(flat.chunk(world)):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda group, rank=rank: rank)
+        wrapper = SimpleNamespace(
+            single_partition_of_fp32_groups=[held],
+            real_dp_process_group=[None],
+            round_robin_bit16_groups=[parameters],
+            round_robin_bit16_offsets=[offsets],
+        )
+        layout = zero_layout._flat_groups(wrapper)[id(held)]
+        for whole, piece in zip(rebuilt, layout.pieces, strict=True):
+            whole[piece.start : piece.start + piece.length] = piece.of(held)
+        assert layout.split == {1: set(), 2: {1}, 3: {1, 2}}[world]
+    for parameter, whole in zip(parameters, rebuilt, strict=True):
+        assert torch.equal(parameter.detach().flatten(), whole)

@@ -103,7 +103,9 @@ def two_ranks(rank: int, port: int, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("tiny"), vocab_size=VOCAB)
+    # Three layers, so that the border between two ranks cuts a matrix.
+    path = tmp_path_factory.mktemp("tiny")
+    return tiny_llama(path, vocab_size=VOCAB, num_hidden_layers=3)
 
 
 @pytest.fixture(scope="module")

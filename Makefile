@@ -28,7 +28,7 @@ ready:
 	@test -x $(BIN)/pytest || { echo "There is no $(VENV) yet: make setup" >&2; exit 2; }
 
 check: lint  ## The same without the set-up
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 lint: ready  ## ruff, format and types
 	$(BIN)/ruff check .

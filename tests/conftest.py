@@ -1,12 +1,21 @@
-"""Which tests share a process when pytest runs in several (`make check`)."""
+"""Which tests run in one process when pytest has several (`make check`)."""
+
+from typing import Any
 
 import pytest
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on engines stay in one process, one after the other: each fills the machine. They wait
-    a good deal, so the other tests run beside them."""
-    for item in items:
-        if item.get_closest_marker("e2e"):
-            item.add_marker(pytest.mark.xdist_group("engines"))
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests on engines one after the other in the first process: each fills the machine, but waits
+    a good deal, so the other files run beside them in what is left. (The groups that xdist has for
+    this do nothing with pytest 9.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class EnginesTogether(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "engines" if file.startswith("tests/e2e/") else file
+
+    config.option.loadscopereorder = False  # tests/e2e is collected first, and takes longest
+    return EnginesTogether(config, log)

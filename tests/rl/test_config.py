@@ -55,7 +55,7 @@ def test_what_is_not_key_value_says_so(override: str):
 
 def test_a_key_far_from_any_lists_what_there_is():
     message = refusal("nonsense=1")
-    assert message.startswith("unknown config key nonsense; known are advantage, budget, ")
+    assert message.startswith("unknown config key nonsense; known are advantage, bench, budget, ")
 
 
 def test_an_unknown_experiment_lists_those_there_are():

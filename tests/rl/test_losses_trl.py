@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from rl.batch import PackedRow
+from rl.head import TokenHead
 from rl.losses import LOSSES, LossConfig, LossInputs
-from rl.packed import packed_logits, token_logprobs
+from rl.packed import PackedModel
 from tests.fakes import tiny_llama
 
 MASK = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.float64)
@@ -193,9 +195,12 @@ def test_mismatch_weights_give_trls_gradient(name: str) -> None:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder: Path = tiny_llama(tmp_path_factory.mktemp("tiny"))
-    return AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="segments"
     )
+    head = TokenHead(loaded, 1 << 20)
+    loaded.packed = PackedModel(loaded, head, "segments", torch.float32, torch.device("cpu"))
+    return loaded
 
 
 def padded_logprobs(model: Any, ids: Tensor) -> Tensor:
@@ -215,16 +220,13 @@ def packed_logprobs(model: Any, ids: Tensor) -> Tensor:
     targets = np.concatenate(
         [np.arange(s + 3, s + n) for s, n in zip(starts, lengths, strict=True)]
     )
-    logits = packed_logits(
-        model,
+    row = PackedRow(
         tokens.numpy(),
         np.concatenate([np.arange(n) for n in lengths]),
         np.array(lengths),
-        targets - 1,
-        "segments",
-        torch.device("cpu"),
+        np.full(len(lengths), -1),
     )
-    return token_logprobs(logits, tokens[targets])[0]
+    return model.packed.logprobs(row, targets, targets - 1)[0]
 
 
 @pytest.mark.parametrize("name", CASES)

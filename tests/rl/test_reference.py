@@ -28,8 +28,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("tiny"), tie_word_embeddings=True)
 
 
-def learner(folder: Path, loss: LossConfig, stage: int = 0, tokens: int = 4096) -> LearnerRank:
-    config = LearnerConfig(threads=1, zero_stage=stage, tokens_per_microbatch=tokens)
+def learner(
+    folder: Path, loss: LossConfig, stage: int = 0, tokens: int = 4096, share: bool = True
+) -> LearnerRank:
+    config = LearnerConfig(
+        threads=1, zero_stage=stage, tokens_per_microbatch=tokens, share_prompts=share
+    )
     return LearnerRank(folder, config, OptimConfig(lr=1e-2), loss, total_updates=20)
 
 
@@ -86,7 +90,7 @@ def test_a_frozen_reference_stays_the_start_policy_and_pulls(folder: Path, stage
 
 
 def test_its_logprobs_are_those_of_plain_transformers_at_the_sampling_temperature(folder) -> None:
-    rank = learner(folder, LossConfig(kl_weight=1e-9), tokens=8)
+    rank = learner(folder, LossConfig(kl_weight=1e-9), tokens=8, share=False)
     step(rank, 0)
     batch = one_batch(rank, 1)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

@@ -17,6 +17,9 @@ from rl.types import Score, Task
 # Wall time is generous: a loaded machine must not turn an error into a timeout.
 LIMITS = {"wall_s": 12.0, "cpu_s": 1, "memory_mb": 256, "scratch_mb": 16, "workers": 2}
 
+CANARY_SOCKET = f"sbx-canary-{os.getpid()}"
+"""An abstract name, of which the machine has one set: processes of pytest must not share it."""
+
 
 def config(tier: str, **limits: Any) -> SandboxConfig:
     return SandboxConfig(isolation=tier, **{**LIMITS, **limits})
@@ -56,7 +59,7 @@ def canaries() -> Iterator[None]:
     """What no program may reach: values in our environment, an abstract socket of the host."""
     os.environ["SBX_CANARY"] = os.environ["E2B_API_KEY"] = "canary-5b1"
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind("\0sbx-canary")
+        listener.bind("\0" + CANARY_SOCKET)
         listener.listen()
         yield
     del os.environ["SBX_CANARY"], os.environ["E2B_API_KEY"]

@@ -11,6 +11,7 @@ import pytest
 from rewards.sandbox import kernel, landlock, seccomp
 from rewards.sandbox.base import Ended
 from rewards.sandbox.spec import Layers
+from tests.rewards.sandbox.conftest import CANARY_SOCKET
 
 _NONE = Layers(uid_drop=False, rlimits=False, landlock=False, seccomp=False)
 _root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has a user to drop")
@@ -66,7 +67,7 @@ def test_namespaces_alone(alone: Any, blocked: Any) -> None:
             "open('/proc/self/environ')",
             "import pytest",
             f"socket.create_connection(('127.0.0.1', {port}), 1)",
-            "socket.socket(socket.AF_UNIX).connect('\\0sbx-canary')",
+            f"socket.socket(socket.AF_UNIX).connect('\\0{CANARY_SOCKET}')",
             "open(os.__file__, 'a')",
             "os.kill(3, 0)",
             "assert os.getpid() > 2 or os.getppid() != 1",
@@ -114,7 +115,7 @@ def test_landlock_alone(alone: Any, blocked: Any) -> None:
     if landlock.abi() >= 6:
         attempts += [
             "os.kill(os.getppid(), 0)",
-            "socket.socket(socket.AF_UNIX).connect('\\0sbx-canary')",
+            f"socket.socket(socket.AF_UNIX).connect('\\0{CANARY_SOCKET}')",
         ]
     _all_blocked(jail, blocked, *attempts)
     _open(jail, blocked, "if os.fork() == 0: os._exit(0)")
@@ -129,7 +130,7 @@ def test_seccomp_alone(alone: Any, blocked: Any) -> None:
         "os.execv('/bin/true', ['true'])",
         "socket.socket()",
         "socket.socketpair(type=socket.SOCK_DGRAM)",
-        "socket.socketpair()[0].sendto(b'x', '\\0sbx-canary')",
+        f"socket.socketpair()[0].sendto(b'x', '\\0{CANARY_SOCKET}')",
         "os.kill(os.getppid(), 0)",
         "os.kill(-1, 0)",
         "os.memfd_create('x')",

@@ -14,11 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rl.run_folder import whole_folder
 from rl.types import ConjointError
 
 if TYPE_CHECKING:
     from rl.learner import Learner
 
+
+FORMAT = 2
+"""Of state.json. Raise it when the state of any part is no longer read as it was written."""
 
 Checkpoint = tuple[Path, int, dict[str, Any]]
 """Folder, steps done, and the state of everything but the learner."""
@@ -83,20 +87,12 @@ async def save_checkpoint(
     target = root / f"step-{step:06d}"
     if (target / "manifest.json").exists():
         return target
-    partial = root / f".partial-{target.name}"
-    for leftover in (*root.glob(".partial-*"), target):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(target, "checkpoint") as partial:
         await learner.save(partial.resolve())
-        (partial / "state.json").write_text(json.dumps(state, ensure_ascii=False))
+        text = json.dumps({"format": FORMAT, **state}, ensure_ascii=False)
+        (partial / "state.json").write_text(text, encoding="utf-8")
         hashes = {str(p.relative_to(partial)): _sha256(p) for p in _files(partial)}
         (partial / "manifest.json").write_text(json.dumps({"step": step, "sha256": hashes}))
-        partial.rename(target)
-    except OSError as error:
-        raise ConjointError(f"cannot write the checkpoint {target}: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return target
 
 
@@ -141,7 +137,13 @@ def read_checkpoint(root: Path, name: str | None = None) -> Checkpoint:
             else "there is none before it, so start anew"
         )
         raise ConjointError(f"the checkpoint {folder} cannot be used: {damage}; {advice}")
-    return folder, checkpoint_step(folder), json.loads((folder / "state.json").read_text())
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    if state.pop("format", 1) != FORMAT:
+        raise ConjointError(
+            f"the checkpoint {folder} is of another version of conjoint, whose state this one "
+            f"cannot read; start a new run from its weights with model={folder / 'hf'}"
+        )
+    return folder, checkpoint_step(folder), state
 
 
 def _damage(folder: Path) -> str | None:

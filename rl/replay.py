@@ -8,7 +8,6 @@ the versions.
 """
 
 import json
-import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -22,7 +21,7 @@ from rl.config import Config
 from rl.models import check_model_folder
 from rl.policy import check_model
 from rl.resume import with_changes
-from rl.run_folder import to_json
+from rl.run_folder import to_json, whole_folder
 from rl.types import ConjointError
 from rl.versions import collect_versions
 
@@ -74,11 +73,7 @@ async def write_dump(
     `updates_applied` counts those of this batch that the learner has taken already: 0 if the dump
     is made before the step, or after one whose updates were all skipped.
     """
-    partial = folder.with_name(f".partial-{folder.name}")
-    for leftover in (partial, folder):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(folder, "dump") as partial:
         await learner.save((partial / "learner").resolve())
         arrays: dict[str, np.ndarray] = {}
         facts = {
@@ -91,11 +86,6 @@ async def write_dump(
         }
         np.savez(partial / "batch.npz", allow_pickle=False, **arrays)
         (partial / "dump.json").write_text(to_json(facts, indent=1), encoding="utf-8")
-        partial.rename(folder)
-    except OSError as error:
-        raise ConjointError(f"cannot write the dump {folder}: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

@@ -12,7 +12,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
@@ -148,6 +150,26 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+@contextmanager
+def whole_folder(target: Path, what: str) -> Iterator[Path]:
+    """A folder to fill that becomes `target` when the block ends, so nobody finds half of one.
+
+    What a killed process left half-written beside it is removed, and a `target` that is there is
+    replaced. Raises ConjointError naming `what`, such as "checkpoint", if it cannot be written.
+    """
+    partial = target.with_name(f".partial-{target.name}")
+    try:
+        for leftover in (*target.parent.glob(".partial-*"), target):
+            shutil.rmtree(leftover, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(target)
+    except OSError as error:
+        raise ConjointError(f"cannot write the {what} {target}: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:

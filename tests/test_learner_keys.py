@@ -197,7 +197,7 @@ EFFECTS: dict[str, Effect] = {
         True, lambda p: p.rank.module.is_gradient_checkpointing
     ),
     "learner.gradient_clipping": effect(0.1),
-    "learner.logits_bytes": effect(1000, lambda p: p.rank._packed.head._bytes),
+    "learner.logits_bytes": effect(1),  # chunks of one row: another order of the sums
     "learner.lora.alpha": effect(8, learner__lora__rank=2),
     "learner.lora.rank": effect(2),
     "learner.offload": effect(True, refused="moves ZeRO's optimizer state off a GPU"),

@@ -21,7 +21,6 @@ class HeadBench:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self._linear: Any = model.get_output_embeddings()
         vocab, hidden = self._linear.weight.shape
-        self.vocab = vocab
         draw = torch.Generator().manual_seed(0)
         self._hidden = torch.randn(tokens, hidden, generator=draw)
         self._targets = torch.randint(0, vocab, (tokens,), generator=draw)

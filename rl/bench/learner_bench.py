@@ -1,5 +1,6 @@
 """`conjoint bench learner`: our learner against TRL's, interleaved in one process. Heavy."""
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,8 @@ from rl.shape import ModelShape
 from rl.types import ConjointError, Group
 
 Runs = dict[str, list[float]]
+_ONE_CPU_RANK: dict[str, Any] = {"ranks": 1, "gpus_per_rank": 0, "dtype": "fp32", "zero_stage": 0}
+"""What TRL's side is, so that ours must be too."""
 
 
 def measure(cfg: Config) -> dict[str, Any]:
@@ -29,11 +32,14 @@ def measure(cfg: Config) -> dict[str, Any]:
     folder = resolve_model(bench.model)
     if cfg.learner.attention.startswith("fl"):
         raise ConjointError("conjoint bench learner runs on CPU: set learner.attention=segments")
+    if replace(cfg.learner, **_ONE_CPU_RANK) != cfg.learner:
+        kept = ", ".join(f"learner.{key}={value}" for key, value in _ONE_CPU_RANK.items())
+        raise ConjointError(f"conjoint bench learner compares one rank on CPU; leave {kept}")
+    vocab = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    made = groups(bench, folder, vocab, cfg.seed)
     head = HeadBench(folder, bench.head_tokens, cfg.learner.logits_bytes)
-    vocab = head.vocab
     peaks, times = head.runs(bench.repeats)
     del head
-    made = groups(bench, folder, vocab, cfg.seed)
     steps = _steps(cfg, folder, made)
     tokens = sum(len(t.tokens) for g in made for t in g.trajectories)
     trained = sum(t.num_sampled for g in made for t in g.trajectories)
@@ -78,7 +84,7 @@ def _ratio(runs: Runs, over: str, under: str) -> float:
 
 def _steps(cfg: Config, folder: Path, made: list[Group]) -> Runs:
     """Seconds of a whole update on the same groups, by TRL and by us, packed and prefix-shared."""
-    learner = replace(cfg.learner, ranks=1, gpus_per_rank=0, dtype="fp32", zero_stage=0)
+    learner = cfg.learner
     rank = LearnerRank(folder, learner, cfg.optim, LossConfig("dapo", clip_high=0.28), 1000)
     cost = ModelShape.cost_of(folder)
 

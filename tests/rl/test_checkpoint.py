@@ -1,5 +1,6 @@
 """What is kept, what a damaged or half-written checkpoint says, and resuming with other keys."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import asdict
@@ -119,6 +120,20 @@ async def test_what_a_killed_save_left_is_ignored_and_then_removed(tmp_path: Pat
     assert read_checkpoint(root)[1] == 1
     await saved(root, 3)
     assert sorted(p.name for p in root.iterdir()) == ["step-000001", "step-000003"]
+
+
+async def test_the_state_of_another_version_is_refused_and_its_weights_are_offered(
+    tmp_path: Path,
+) -> None:
+    root = await saved(tmp_path, 1)
+    folder = root / "step-000001"
+    (folder / "state.json").write_text('{"at": 1}')  # as before there was a format
+    manifest = json.loads((folder / "manifest.json").read_text())
+    digest = hashlib.sha256((folder / "state.json").read_bytes()).hexdigest()
+    manifest["sha256"]["state.json"] = digest
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ConjointError, match=r"another version of conjoint.*model=.*step-000001/hf"):
+        read_checkpoint(root)
 
 
 # Resuming with other keys.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from rl.bench import learner_bench
 from rl.bench.config import TARGETS, BenchConfig
 from rl.bench.rollouts import lengths
 from rl.types import ConjointError
@@ -72,9 +73,14 @@ def test_bench_lengths_come_from_the_file_or_the_written_distribution(
         (["bench.model=nowhere/at/all"], "is not known"),
         (["output=/no/such/folder/x.json"], "there is no folder"),
         (["learner.attention=flex_attention", "learner.share_prompts=false"], "runs on CPU"),
+        (["learner.ranks=2"], "compares one rank on CPU"),
+        (["bench.rows=no-such-rows.jsonl"], "is not a file"),
     ],
 )
-def test_bench_refuses_before_it_loads_anything(words: list[str], said: str, folder: Path) -> None:
+def test_bench_refuses_before_it_loads_anything(
+    words: list[str], said: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learner_bench, "HeadBench", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(ConjointError, match=said):
         run("learner", [f"bench.model={folder}", *words])
 

@@ -4,8 +4,8 @@
 our machinery caused is `Score.infra_error`, which masks the trajectory and is never a reward of 0.
 """
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from rl.types import Group, Sampler, Score, Task
@@ -30,3 +30,17 @@ class RewardFn(Protocol):
 
 
 Check = Callable[[Task, str], Score | Awaitable[Score]]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A task, an answer to it that must be paid, and answers that must not be.
+
+    Each shipped reward has some (`examples()` in its module). The probes grade them, and make more
+    cheats of them that fit every reward: an empty answer, the prompt again, repetition.
+    """
+
+    task: Task
+    right: str
+    cheats: Mapping[str, str] = field(default_factory=dict)
+    """What the cheat is called -> the answer; those that only this reward could be fooled by."""

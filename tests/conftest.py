@@ -4,18 +4,23 @@ from typing import Any
 
 import pytest
 
+ENGINES = "tests/e2e/"
+JAILS = ("tests/rewards/sandbox/", "tests/rewards/test_code")
+
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests on engines one after the other in the first process: each fills the machine, but waits
-    a good deal, so the other files run beside them in what is left. (The groups that xdist has for
-    this do nothing with pytest 9.)"""
+    """Tests on engines and on jails one after the other in the first process. An engine fills the
+    machine, but waits a good deal, so the other files run beside it in what is left; the limits of
+    a jail must not meet an engine on the other core. (The groups that xdist has for this do nothing
+    with pytest 9.)"""
     from xdist.scheduler import LoadScopeScheduling
 
     class EnginesTogether(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "engines" if file.startswith("tests/e2e/") else file
+            alone = file.startswith((ENGINES, *JAILS))
+            return "engines and jails" if alone else file
 
     config.option.loadscopereorder = False  # tests/e2e is collected first, and takes longest
     return EnginesTogether(config, log)

@@ -54,7 +54,7 @@ def _tasks() -> list[tuple[Task, str]]:
 
 def _grade(jobs: list[tuple[Task, str]]) -> list[Score]:
     async def run() -> list[Score]:
-        jail = LocalJail(SandboxConfig(wall_s=20.0, workers=4))
+        jail = LocalJail(SandboxConfig(wall_s=60.0, cpu_s=20, workers=4))
         await jail.start()
         try:
             reward = CodeReward(jail)

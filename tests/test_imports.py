@@ -71,6 +71,7 @@ HEAVY: dict[str, set[str]] = {
     "wandb": {"rl/metrics.py"},
     "hydra": {"rl/config.py"},
     "omegaconf": {"rl/config.py"},
+    "openai": {"rollouts/endpoint.py"},
     "e2b": set(),
     "math_verify": {"rewards/symbolic.py"},
     "sympy": {"rewards/symbolic.py"},

@@ -146,6 +146,21 @@ def read_checkpoint(root: Path, name: str | None = None) -> Checkpoint:
     return folder, checkpoint_step(folder), state
 
 
+def model_folder(path: Path) -> Path | None:
+    """The model of a checkpoint's folder, or of the newest checkpoint of a run's; None if `path` is
+    neither. Raises ConjointError for a run without one, and for damaged files."""
+    if (path / "checkpoints").is_dir():
+        found = finished_checkpoints(path / "checkpoints")
+        if not found:
+            raise ConjointError(f"the run {path} has no finished checkpoint yet")
+        path = found[-1]
+    elif not ((path / "manifest.json").is_file() and (path / "hf").is_dir()):
+        return None
+    if damage := _damage(path):
+        raise ConjointError(f"the checkpoint {path} cannot be used: {damage}")
+    return path / "hf"
+
+
 def _damage(folder: Path) -> str | None:
     """What is wrong with the files of a checkpoint, None if they are as they were written."""
     try:

@@ -7,7 +7,7 @@ values. Below this file nobody sees a DictConfig.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rewards.judge import JudgeConfig
 from rewards.sandbox.base import SandboxConfig
@@ -32,6 +32,7 @@ from rl.weight_sync import WeightSyncConfig
 from rollouts.budget import BudgetConfig
 from rollouts.engine import RolloutConfig
 
+T = TypeVar("T")
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 
 _PARALLEL = {
@@ -136,8 +137,14 @@ def load_config(overrides: Sequence[str]) -> Config:
     return from_dict(compose(overrides))
 
 
-def compose(overrides: Sequence[str], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The plain dict that Hydra makes of configs/ (of `base` instead, if given) and overrides."""
+def compose(
+    overrides: Sequence[str],
+    base: Mapping[str, Any] | None = None,
+    root: type = Config,
+    file: str = "train",
+) -> dict[str, Any]:
+    """The plain dict that Hydra makes of `configs/FILE.yaml` (of `base` instead, if given) and
+    overrides; `root` is the dataclass that it is for."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
@@ -147,15 +154,16 @@ def compose(overrides: Sequence[str], base: Mapping[str, Any] | None = None) -> 
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    groups = config_groups()
-    ready = [checked(override, Config, groups) for override in overrides]
+    mine = {f.name for f in fields(root)} | ({"experiment"} if root is Config else set())
+    groups = {name: files for name, files in config_groups().items() if name in mine}
+    ready = [checked(override, root, groups) for override in overrides]
     GlobalHydra.instance().clear()
     # Every key exists with its default, so that Hydra knows which ones a user may set.
-    ConfigStore.instance().store(name="defaults_of_code", node=asdict(Config()))
+    ConfigStore.instance().store(name="defaults_of_code", node=asdict(root()))
     ConfigStore.instance().store(name="stored", node=dict(base or {}))
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            composed = hydra_compose("train" if base is None else "stored", overrides=ready)
+            composed = hydra_compose(file if base is None else "stored", overrides=ready)
         plain = OmegaConf.to_container(composed, resolve=True)
     except OverrideParseException as error:
         raise ConjointError(unreadable(error.override)) from error
@@ -176,11 +184,18 @@ def config_groups() -> dict[str, list[str]]:
 
 def from_dict(data: Mapping[str, Any]) -> Config:
     """A validated Config; unknown keys and wrong types are named with their path."""
+    config = typed(Config, data)
+    validate(config)
+    return config
+
+
+def typed(root: type[T], data: Mapping[str, Any]) -> T:
+    """The dataclass with its values. Raises ConjointError naming an unknown key or a wrong type."""
     from pydantic import TypeAdapter, ValidationError
 
-    refuse_unknown(Config, data)
+    refuse_unknown(root, data)
     try:
-        config = TypeAdapter(Config).validate_python(data)
+        return TypeAdapter(root).validate_python(data)
     except ValidationError as error:
         first = error.errors()[0]
         cause = first.get("ctx", {}).get("error")
@@ -190,8 +205,6 @@ def from_dict(data: Mapping[str, Any]) -> Config:
         raise ConjointError(
             type_error(where, first["input"], first["type"], first["msg"].lower())
         ) from error
-    validate(config)
-    return config
 
 
 def validate(cfg: Config) -> None:

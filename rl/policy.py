@@ -7,14 +7,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from rl.checkpoint import model_folder
 from rl.models import resolve_model
 from rl.sft import SftConfig
 from rl.types import ConjointError
 
 
 def check_model(spec: str) -> Path | None:
-    """The folder of the model, None for nano (which is built when needed). Raises ConjointError."""
-    return None if spec == "nano" else resolve_model(spec)
+    """The folder of the model, None for nano (which is built when needed). Raises ConjointError.
+
+    A run's folder means its newest checkpoint.
+    """
+    if spec == "nano":
+        return None
+    return model_folder(Path(spec).expanduser()) or resolve_model(spec)
 
 
 async def policy_folder(spec: str, sft: SftConfig) -> Path:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rl.types import ConjointError, Message
+from rollouts.chat import ChatAnswer
 
 _MAX_REASON = 300
 """Characters of a server's own words that are passed on."""
@@ -63,18 +64,6 @@ class EndpointConfig:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class ChatAnswer:
-    """One answer. `stop_reason` is "stop" (the model ended) or "length" (ran into max_tokens)."""
-
-    text: str
-    stop_reason: str
-    tokens: int
-    """Sampled tokens by the server's count; 0 if it does not say."""
-    prompt_tokens: int
-    """Likewise, of the prompt."""
-
-
 class EndpointPolicy:
     """Answers chats, at most `concurrency` of them at a time. Close it when done."""
 
@@ -122,10 +111,19 @@ class EndpointPolicy:
             )
 
     async def chat(
-        self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        session: str = "",
     ) -> ChatAnswer:
-        """The next assistant message. Raises EndpointError when the deadline or the retries are
-        used up, or at once for what trying again cannot mend (a wrong key, a prompt too long)."""
+        """The next assistant message; `session` is unused, since a server routes by itself.
+
+        Raises EndpointError when the deadline or the retries are used up, or at once for what
+        trying again cannot mend (a wrong key, a prompt too long).
+        """
         from openai import OpenAIError
 
         async with self._gate:

@@ -80,6 +80,11 @@ class VllmEngine:
         pids = await self._all("ready", list(stop_ids), stage="start", timeout=timeout_s)
         self._pids = [pid for worker in pids for pid in worker]
 
+    def use_loaded_weights(self) -> None:
+        """Sample from the weights of the model's folder, which the workers loaded themselves: for
+        evaluation, where no learner sends any."""
+        self._confirmed = self.version
+
     async def __call__(
         self,
         tokens: Sequence[int],

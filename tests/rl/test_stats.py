@@ -1,9 +1,20 @@
 """Intervals cover what they promise, and differences are paired."""
 
+import itertools
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 
-from rl.stats import mean_interval, paired_difference, pooled_difference
+from rl.stats import (
+    Interval,
+    clustered_interval,
+    mean_interval,
+    mean_of_intervals,
+    paired_difference,
+    pass_at_k,
+    pooled_difference,
+)
 
 
 def test_wilson_interval_of_a_known_case() -> None:
@@ -96,3 +107,64 @@ def test_pooling_takes_only_tasks_scored_on_both_sides() -> None:
     assert (pooled.n, pooled.mean) == (2, 0.5)
     with pytest.raises(ValueError, match="no task"):
         pooled_difference([({"a": 0.0}, {"b": 1.0})])
+
+
+# -- several answers a task ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "values", [[1.0, 0.0, 0.0], [1.0] * 8, [0.0] * 5, [1.0] * 81 + [0.0] * 182]
+)
+def test_one_answer_a_task_gives_wilsons_interval(values: list[float]) -> None:
+    assert clustered_interval(values, 1) == mean_interval(values)
+
+
+def test_equal_answers_to_each_task_count_once_and_independent_ones_count_each() -> None:
+    # 10 tasks, 4 answers: all four alike is 10 observations; two of four everywhere is 40.
+    alike = clustered_interval([1.0] * 5 + [0.0] * 5, 4)
+    assert (alike.lo, alike.hi) == pytest.approx((0.236593, 0.763407), abs=1e-6)  # 5 of 10
+    apart = clustered_interval([0.5] * 10, 4)
+    assert (apart.lo, apart.hi) == pytest.approx((0.351990, 0.648010), abs=1e-5)  # 20 of 40
+    assert alike.n == apart.n == 10
+    assert clustered_interval([1.0] * 10, 4) == mean_interval([1.0] * 10)
+
+
+@pytest.mark.parametrize(("a", "b"), [(1.0, 1.0), (0.3, 0.3), (8.0, 2.0)])
+def test_clustered_interval_covers_the_truth(a: float, b: float) -> None:
+    rng = np.random.default_rng(4)
+    hits = 0
+    for _ in range(400):
+        right = rng.binomial(5, rng.beta(a, b, size=60))
+        interval = clustered_interval(list(right / 5), 5)
+        hits += interval.lo <= a / (a + b) <= interval.hi
+    assert hits / 400 > 0.92
+
+
+def test_mean_of_intervals_is_square_and_add() -> None:
+    parts = [Interval(0.5, 0.4, 0.7, 10), Interval(0.1, 0.06, 0.3, 20)]
+    mean = mean_of_intervals(parts)
+    assert mean.mean == pytest.approx(0.3) and mean.n == 30
+    assert mean.lo == pytest.approx(0.3 - np.hypot(0.1, 0.04) / 2)
+    assert mean.hi == pytest.approx(0.3 + np.hypot(0.2, 0.2) / 2)
+    assert astuple(mean_of_intervals(parts[:1])) == pytest.approx(astuple(parts[0]))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 9])
+def test_pass_at_k_is_the_share_of_draws_with_a_right_answer(n: int) -> None:
+    for c in range(n + 1):
+        for k in range(1, n + 1):
+            draws = list(itertools.combinations([1] * c + [0] * (n - c), k))
+            share = sum(map(any, draws)) / len(draws)
+            assert pass_at_k(n, c, k) == pytest.approx(share), (n, c, k)
+
+
+def test_pass_at_k_of_the_papers_own_form() -> None:
+    # Chen et al. 2021, figure 3: 1 - prod(1 - k / i) for i in n-c+1 ... n.
+    product = np.prod(1.0 - 100 / np.arange(200 - 13 + 1, 200 + 1))
+    assert pass_at_k(200, 13, 100) == pytest.approx(1.0 - product)
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(3, 4, 1), (3, -1, 1), (3, 1, 0), (3, 1, 4), (0, 0, 1)])
+def test_pass_at_k_of_what_cannot_be(n: int, c: int, k: int) -> None:
+    with pytest.raises(ValueError):
+        pass_at_k(n, c, k)

@@ -1,8 +1,6 @@
 """The only place where config becomes objects: `start` turns a plan into a running system."""
 
 import asyncio
-import logging
-import os
 import time
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from rl.placement import place
 from rl.plan import Plan
 from rl.policy import policy_folder
 from rl.ptx import PtxStream
+from rl.ray_start import start_ray
 from rl.reward_table import reward_table
 from rl.run_folder import RunFolder
 from rl.scoring import Scorer
@@ -55,7 +54,7 @@ async def start(
     ptx = PtxStream(plan.ptx_rows, renderer, cfg.ptx, cfg.seed) if plan.ptx_rows else None
     console.message("starting Ray, the rollout engine and the learner ...")
     sweep_buffers()
-    await asyncio.to_thread(_start_ray, cfg)
+    await asyncio.to_thread(start_ray, cfg.cluster)
     interrupt.install()
     buffer = buffer_path(folder.path.name)
     engine, learner = await _start_engines(cfg, model, renderer)
@@ -132,17 +131,6 @@ def _sender(cfg: Config, engine: VllmEngine, buffer: str) -> Sender:
     if cfg.weight_sync.backend == "shm":
         return SharedMemorySender(buffer)
     return NcclSender(engine.workers, cfg.rollout.tensor_parallel, cfg.rollout.request_timeout_s)
-
-
-def _start_ray(cfg: Config) -> None:
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    local = {"num_cpus": cfg.cluster.num_cpus, "include_dashboard": False}
-    ray.init(
-        address=cfg.cluster.address,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        **({} if cfg.cluster.address else local),
-    )
 
 
 async def _stop_ray(buffer: str) -> None:

@@ -74,6 +74,10 @@ class RunConsole:
         self._status: Status | None = None
         self._step_words = ""
 
+    @property
+    def is_terminal(self) -> bool:
+        return self._console.is_terminal
+
     def header(self, title: str, lines: Sequence[str]) -> None:
         """The run's name and its setting in words."""
         self._console.print(Text(title, style="bold"))

@@ -57,6 +57,13 @@ def sft(overrides: Overrides = None) -> None:
     _dispatch("sft", overrides or [])
 
 
+@app.command(name="eval")
+def evaluate(overrides: Overrides = None) -> None:
+    """Measure a model on public test sets: model=PATH suite=gsm8k,humaneval,mbpp,ifeval data=FOLDER
+    limit=N k=K; see docs/evaluation.md."""
+    _dispatch("eval", overrides or [])
+
+
 @app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="What to measure: learner.")],

@@ -49,13 +49,8 @@ class DatasetSource:
     ) -> None:
         self.path = Path(path)
         self.kind = kind
-        where, rows = _open(self.path)
-        self._tasks: list[Task] = []
-        for number, row in rows:
-            try:
-                self._tasks.append(_to_task(row, kind, suffix, validate))
-            except _BadRow as error:
-                raise ConjointError(f"{self.path} {where} {number}: {error}.") from error
+        pairs = rows_and_tasks(self.path, kind, suffix=suffix, validate=validate)
+        self._tasks = [task for _, task in pairs]
         if not self._tasks:
             raise ConjointError(f"{self.path} holds no rows; {_FORMS}.")
         self.fingerprint = fingerprint(self._tasks)
@@ -65,6 +60,18 @@ class DatasetSource:
 
     def task(self, index: int) -> Task:
         return self._tasks[index]
+
+
+def rows_and_tasks(
+    path: Path, kind: str, *, suffix: str = "", validate: Validate | None = None
+) -> Iterator[tuple[dict[str, Any], Task]]:
+    """Each row of a file as it is, with its task. Raises ConjointError as `DatasetSource` does."""
+    where, rows = _open(path)
+    for number, row in rows:
+        try:
+            yield row, _to_task(row, kind, suffix, validate)
+        except _BadRow as error:
+            raise ConjointError(f"{path} {where} {number}: {error}.") from error
 
 
 class RowSubset:

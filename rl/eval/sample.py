@@ -1,0 +1,107 @@
+"""K answers to each of many tasks, scored while others are still being sampled."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from rewards.base import RewardContext
+from rewards.judge import Judge, JudgeConfig
+from rewards.sandbox.jail import LocalJail
+from rewards.worker import describe
+from rl.eval.config import SampleConfig
+from rl.reward_table import Plugins, reward_table
+from rl.scoring import DEFAULT_KINDS, RewardConfig, Scorer
+from rl.types import Group, Message, Status, StopRun, Task, Trajectory, derive_seed
+from rollouts.chat import ChatPolicy
+
+TOO_LONG = "too_long"
+"""Metric of a trajectory whose prompt left no room for an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    k: int
+    max_tokens: int
+    temperature: float
+    seed: int
+    concurrency: int
+    """Answers in flight; a group is never split, so at least one group is."""
+
+
+class Grader:
+    """The rewards of training for some task kinds. Starts a jail only if a kind runs programs."""
+
+    def __init__(self, kinds: Sequence[str], cfg: SampleConfig) -> None:
+        names = {kind: DEFAULT_KINDS[kind] for kind in kinds}
+        self._jail = LocalJail(cfg.sandbox)
+        self._runs_programs = any("code" in rewards for rewards in names.values())
+        self._plugins = Plugins({})
+        table = reward_table(
+            RewardConfig(kinds=names), self._jail, Judge(JudgeConfig()), [], self._plugins
+        )
+        self._scorer = Scorer(table, RewardContext(seed=cfg.seed))
+
+    async def start(self) -> None:
+        """Raises SandboxUnavailable where programs cannot be run safely."""
+        if self._runs_programs:
+            await self._jail.start()
+
+    async def score(self, group: Group) -> Group:
+        return await self._scorer.score(group, 0)
+
+    async def close(self) -> None:
+        await self._jail.close()
+        await self._plugins.close()
+
+
+async def scored_groups(
+    policy: ChatPolicy, grader: Grader, tasks: Sequence[Task], sampling: Sampling, tag: str
+) -> AsyncIterator[Group]:
+    """Each task's group as it is scored. Seeds derive from (seed, tag, task id, sample), so an
+    answer does not change with the other tasks. If the consumer stops, what runs is cancelled."""
+    gate = asyncio.Semaphore(max(1, sampling.concurrency // sampling.k))
+
+    async def finished(index: int, task: Task) -> Group:
+        async with gate:
+            answers = (_answer(policy, task, sampling, k, tag) for k in range(sampling.k))
+            group = Group(task, list(await asyncio.gather(*answers)), index)
+        return await grader.score(group)
+
+    running = [asyncio.create_task(finished(i, task)) for i, task in enumerate(tasks)]
+    try:
+        for ended in asyncio.as_completed(running):
+            yield await ended
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _answer(
+    policy: ChatPolicy, task: Task, sampling: Sampling, k: int, tag: str
+) -> Trajectory:
+    """One answer as a trajectory without tokens: its number of tokens is a metric. What breaks is
+    our machinery's and FAILED; a stop rule goes through."""
+    trajectory = Trajectory(temperature=sampling.temperature, messages=list(task.messages))
+    try:
+        answer = await policy.chat(
+            task.messages,
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            seed=derive_seed(sampling.seed, tag, task.id, k),
+            session=f"{tag}/{task.id}",
+        )
+    except StopRun:
+        raise
+    except Exception as error:
+        trajectory.status = Status.FAILED
+        trajectory.messages.append(Message(role="assistant", content=f"[{describe(error)}]"))
+        return trajectory
+    ended = answer.stop_reason == "stop"
+    trajectory.status = Status.COMPLETED if ended else Status.TRUNCATED
+    trajectory.metrics["tokens"] = float(answer.tokens)
+    trajectory.metrics["prompt_tokens"] = float(answer.prompt_tokens)
+    if answer.stop_reason == "too_long":
+        trajectory.metrics[TOO_LONG] = 1.0
+    trajectory.messages.append(Message(role="assistant", content=answer.text))
+    return trajectory

@@ -1,0 +1,69 @@
+"""`conjoint eval model=PATH suite=NAMES key=value ...`: a policy on public test sets."""
+
+import asyncio
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rl.eval.config import SuitesConfig
+    from rl.eval.results import EvalFolder
+    from rl.types import Task
+
+
+def run(overrides: list[str]) -> int:
+    """Evaluate and return the exit code: 0, or 128 + the signal that ended it early."""
+    from rl.eval.config import load_suites
+    from rl.eval.results import EvalFolder
+    from rl.eval.run import read_tasks
+    from rl.policy import check_model
+
+    cfg = load_suites(overrides)
+    tasks = read_tasks(cfg)
+    model = None if cfg.endpoint else check_model(cfg.model)
+    folder = EvalFolder.plan(cfg.output, cfg.model)
+    return asyncio.run(_run(cfg, tasks, model, folder))
+
+
+async def _run(
+    cfg: "SuitesConfig", tasks: "dict[str, list[Task]]", model: Path | None, folder: "EvalFolder"
+) -> int:
+    # What follows loads Ray and the engines: only now, when nothing can be refused any more.
+    from rl.console import RunConsole
+    from rl.eval.policy import opened
+    from rl.eval.run import evaluate, sampling_of
+    from rl.eval.sample import Grader
+    from rl.eval.suites import SUITES
+    from rl.interrupt import Interrupt, kill_all, own_processes
+
+    console, interrupt = RunConsole(1), Interrupt()
+    where = f" behind {cfg.endpoint}" if cfg.endpoint else ""
+    console.message(f"{cfg.model}{where} on {', '.join(cfg.suite)} -> {folder.path}")
+    grader = Grader([SUITES[name].kind for name in cfg.suite], cfg)
+    asked = [(task, sampling_of(cfg, s).max_tokens) for s, some in tasks.items() for task in some]
+
+    async def work() -> None:
+        await grader.start()
+        async with opened(cfg, model, asked, console.message, interrupt.install) as policy:
+            folder.claim(asdict(cfg))
+            await evaluate(cfg, tasks, policy, grader, folder, console)
+
+    try:
+        await interrupt.until_stopped(work())
+    finally:
+        console.finish()
+        started = own_processes()
+        await grader.close()
+        kill_all(started)
+    if interrupt.signal is not None:
+        console.message(f"stopped; the answers so far are in {folder.path}")
+        return 128 + interrupt.signal
+    console.message(f"answers, reasons and summary.json: {folder.path}")
+    return 0
+
+
+if __name__ == "__main__":
+    from scripts.main import main_of
+
+    main_of("eval", sys.argv[1:])

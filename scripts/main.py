@@ -65,6 +65,16 @@ def evaluate(overrides: Overrides = None) -> None:
 
 
 @app.command()
+def data(
+    subverb: Annotated[str, typer.Argument(help="guessable, decontaminate, validate or evolve.")],
+    overrides: Overrides = None,
+) -> None:
+    """Filter or make task rows: input=FILE output=FILE and keys of the tool; see
+    docs/data-tools.md."""
+    _dispatch("data", subverb, overrides or [])
+
+
+@app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="What to measure: learner.")],
     overrides: Overrides = None,

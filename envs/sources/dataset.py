@@ -66,7 +66,7 @@ def rows_and_tasks(
     path: Path, kind: str, *, suffix: str = "", validate: Validate | None = None
 ) -> Iterator[tuple[dict[str, Any], Task]]:
     """Each row of a file as it is, with its task. Raises ConjointError as `DatasetSource` does."""
-    where, rows = _open(path)
+    where, rows = open_rows(path)
     for number, row in rows:
         try:
             yield row, _to_task(row, kind, suffix, validate)
@@ -99,7 +99,7 @@ def fingerprint(tasks: Sequence[Task]) -> str:
 # Reading: (line or row number from 1, row).
 
 
-def _open(path: Path) -> tuple[str, Iterator[tuple[int, dict[str, Any]]]]:
+def open_rows(path: Path) -> tuple[str, Iterator[tuple[int, dict[str, Any]]]]:
     """("line" or "row", the rows). Raises ConjointError where the file is not one of the kinds."""
     if not path.exists():
         raise ConjointError(f"there is no file {path}; give a .jsonl or .parquet file of rows.")
@@ -113,11 +113,7 @@ def _open(path: Path) -> tuple[str, Iterator[tuple[int, dict[str, Any]]]]:
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConjointError(f"{path} cannot be read: {error.strerror}.") from error
-    for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    for number, raw in _lines(path):
         if not raw.strip():
             continue
         try:
@@ -136,6 +132,16 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 f"{path} line {number}: {_type(row)} instead of a JSON object; {_FORMS}."
             )
         yield number, row
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, line) without a byte-order mark; one line is in memory at a time."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+    except OSError as error:
+        raise ConjointError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def _json_problem(error: Exception) -> str:

@@ -73,6 +73,25 @@ def test_overrides_and_flags_reach_the_verb_as_they_were_typed(verb):
     ]
 
 
+def test_data_takes_a_tool_and_its_keys_and_names_the_tools(verb):
+    calls = verb("data")
+    call("data", "validate", "input=a.jsonl", "output=b.jsonl")
+    assert calls == [(("validate", ["input=a.jsonl", "output=b.jsonl"]), {})]
+
+
+def test_every_data_tool_is_in_the_help_and_an_unknown_one_is_refused():
+    from scripts.data import SUBVERBS
+
+    shown = call("data", "--help").stdout
+    assert all(name in shown for name in SUBVERBS)
+    for name in SUBVERBS:
+        # Every tool refuses a call without files, so it is there and checks before it works.
+        result = call("data", name)
+        assert result.exit_code == 2 and "give input=FILE" in result.stderr, name
+    result = call("data", "dedupe")
+    assert result.exit_code == 2 and "choose guessable, decontaminate" in result.stderr
+
+
 def test_report_takes_a_folder_and_sft_takes_keys(verb):
     reports, sfts = verb("report"), verb("sft")
     call("report", "runs/a")

@@ -1,0 +1,22 @@
+"""`conjoint data SUBVERB input=FILE output=FILE key=value ...`: task rows in, task rows out."""
+
+import importlib
+import sys
+
+from rl.types import ConjointError
+
+SUBVERBS = ("guessable", "decontaminate", "validate", "evolve")
+"""Each is rl/data_tools/NAME.py with a function `run(overrides) -> exit code`."""
+
+
+def run(subverb: str, overrides: list[str]) -> int:
+    """Run one tool and return its exit code: 0, or 128 + the signal that ended it early."""
+    if subverb not in SUBVERBS:
+        raise ConjointError(f"there is no data tool {subverb!r}; choose {', '.join(SUBVERBS)}")
+    return importlib.import_module(f"rl.data_tools.{subverb}").run(overrides)
+
+
+if __name__ == "__main__":
+    from scripts.main import main_of
+
+    main_of("data", sys.argv[1:])

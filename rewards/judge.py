@@ -1,22 +1,24 @@
-"""The policy as pairwise judge: guards, both orders, win rates, and the judge's own health metrics.
+"""The policy as judge: pairs in both orders, win rates, single verdicts, and its health metrics.
 
 What is decided without the judge cannot be talked away: an empty answer or one that breaks a
-prescriptive rubric loses, equal answers tie. Everything else is asked in both orders, and a
+prescriptive rubric loses, equal answers tie. Every other pair is asked about in both orders, and a
 preference that does not survive the swap is a tie.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rewards.base import RewardContext, RewardFn
+from rewards.choice import Choice, parse_choice
 from rewards.judge_prompt import TEMPLATES, Verdict, judge_messages, parse_verdict
 from rewards.pairs import PairVerdict, choose_pairs, grade, without_judge
 from rewards.rubrics import Rubric
 from rl.types import (
     ConjointError,
     Group,
+    Message,
     Outcome,
     Score,
     Status,
@@ -25,6 +27,7 @@ from rl.types import (
     Trajectory,
     derive_seed,
 )
+from rollouts.endpoint import EndpointConfig
 
 SCORE_NAME = "rubric"
 _SWAP = {"A": "B", "B": "A", "tie": "tie"}
@@ -36,7 +39,9 @@ class JudgeConfig:
     """How the judge is asked.
 
     `pairs_per_answer` 0 compares every pair of a group (round robin); N compares each answer with N
-    others. `max_answer_chars` bounds the part of each answer that is quoted.
+    others. `max_answer_chars` bounds the part of each answer that is quoted. With `endpoint`, the
+    address of an OpenAI-compatible server, not the policy but `endpoint_model` there is the judge;
+    `api_key_env` names the environment variable of its key.
     """
 
     template: str = "full"
@@ -44,6 +49,9 @@ class JudgeConfig:
     max_tokens: int = 256
     temperature: float = 0.0
     max_answer_chars: int = 4000
+    endpoint: str = ""
+    endpoint_model: str = ""
+    api_key_env: str = ""
 
     def __post_init__(self) -> None:
         if self.template not in TEMPLATES:
@@ -55,9 +63,28 @@ class JudgeConfig:
             if not getattr(self, key) >= low:
                 raise ConjointError(f"judge.{key} must be at least {low}; got {getattr(self, key)}")
 
+    def validate(self) -> None:
+        """Raises ConjointError for an endpoint that could not be called."""
+        for key in ("endpoint_model", "api_key_env"):
+            if getattr(self, key) and not self.endpoint:
+                raise ConjointError(f"judge.{key} has no effect without judge.endpoint=URL")
+        if self.endpoint and not self.endpoint_model:
+            raise ConjointError(
+                f"judge.endpoint={self.endpoint} needs the name of its model: "
+                "judge.endpoint_model=NAME"
+            )
+        if self.endpoint:
+            try:
+                self.endpoint_config().validate()
+            except ConjointError as error:
+                raise ConjointError(f"judge.{error}") from error
+
+    def endpoint_config(self) -> EndpointConfig:
+        return EndpointConfig(self.endpoint, self.endpoint_model, self.api_key_env)
+
 
 class Judge:
-    """Asks the policy which of two answers is better, and counts how it behaves."""
+    """Asks which of two answers is better, or for one verdict, and counts how the judge behaves."""
 
     def __init__(self, config: JudgeConfig) -> None:
         self.config = config
@@ -74,7 +101,7 @@ class Judge:
     ) -> PairVerdict:
         """Compare two answers. A judge that breaks or cannot be read masks the pair.
 
-        Raises ConjointError if the context has no policy to ask.
+        Raises ConjointError if the context has nobody to ask.
         """
         if (settled := without_judge(a, b, rubrics)) is not None:
             self._counts["guarded"] += 1
@@ -125,25 +152,50 @@ class Judge:
         session: str,
         temperature: float | None,
     ) -> Verdict | None:
-        if context.sampler is None or context.renderer is None:
-            raise ConjointError(
-                "the rubric reward needs a policy to judge with and this command has none; "
-                "turn it off with reward.rubrics=[]"
-            )
         cfg = self.config
         messages = judge_messages(
             task, first, second, rubrics, cfg.template, max_answer_chars=cfg.max_answer_chars
         )
-        completion = await context.sampler(
-            context.renderer.prompt(messages),
+        reply = await context.ask_judge(
+            messages,
             max_tokens=cfg.max_tokens,
             temperature=cfg.temperature if temperature is None else temperature,
             seed=derive_seed(context.seed, "judge", task.id, first, second),
             session=session or f"judge-{task.id}",
         )
-        if completion.stop_reason == "abort":
-            raise RuntimeError("the engine aborted the call")
-        return parse_verdict(context.renderer.text(completion.tokens), cfg.template)
+        return parse_verdict(reply, cfg.template)
+
+    async def choose(
+        self,
+        messages: Sequence[Message],
+        options: Mapping[str, str],
+        context: RewardContext,
+        *,
+        session: str,
+    ) -> Choice | None:
+        """The judge's choice among `options`, for which the prompt asks with `choice_request`.
+
+        None if the reply cannot be read, or if the judge broke: neither is the answer's doing.
+        Raises ConjointError if the context has nobody to ask.
+        """
+        cfg, count = self.config, self._counts
+        count["verdicts"] += 1
+        try:
+            reply = await context.ask_judge(
+                messages,
+                max_tokens=cfg.max_tokens,
+                temperature=cfg.temperature,
+                seed=derive_seed(context.seed, "verdict", *(m["content"] for m in messages)),
+                session=session,
+            )
+        except (ConjointError, StopRun):
+            raise
+        except Exception:
+            count["verdicts_failed"] += 1
+            return None
+        choice = parse_choice(reply, options, cfg.template)
+        count["verdicts_unparsable"] += choice is None
+        return choice
 
     def _combine(
         self, a: str, b: str, verdicts: tuple[Verdict | None, Verdict | None]
@@ -179,8 +231,10 @@ class Judge:
             "longer_wins_share": (c["longer_wins"], c["length_pairs"]),
             "failed_share": (c["failed"], c["pairs"] + c["failed"]),
             "guarded_share": (c["guarded"], c["pairs"] + c["failed"] + c["guarded"]),
+            "verdict_unparsable_share": (c["verdicts_unparsable"], c["verdicts"]),
+            "verdict_failed_share": (c["verdicts_failed"], c["verdicts"]),
         }
-        metrics = {"judge/calls": 2.0 * (c["pairs"] + c["failed"])}
+        metrics = {"judge/calls": 2.0 * (c["pairs"] + c["failed"]) + c["verdicts"]}
         metrics.update({f"judge/{k}": part / of for k, (part, of) in shares.items() if of})
         return metrics
 

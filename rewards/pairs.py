@@ -27,9 +27,9 @@ def without_judge(a: str, b: str, rubrics: Sequence[Rubric]) -> PairVerdict | No
 
     Two answers at fault both lose: neither profits from the other's fault.
     """
-    fault_a, fault_b = _fault(a, rubrics), _fault(b, rubrics)
+    fault_a, fault_b = fault(a, rubrics), fault(b, rubrics)
     if fault_a or fault_b:
-        said = [f"{x} {fault}" for x, fault in (("A", fault_a), ("B", fault_b)) if fault]
+        said = [f"{x} {why}" for x, why in (("A", fault_a), ("B", fault_b)) if why]
         return PairVerdict(float(not fault_a), float(not fault_b), "; ".join(said))
     if same(a, b):
         return PairVerdict(0.5, 0.5, "the answers are the same")
@@ -46,7 +46,8 @@ def is_blank(answer: str) -> bool:
     return not any(ch.isalnum() for ch in answer)
 
 
-def _fault(answer: str, rubrics: Sequence[Rubric]) -> str:
+def fault(answer: str, rubrics: Sequence[Rubric]) -> str:
+    """What is wrong with an answer by code alone, "" if nothing is."""
     if is_blank(answer):
         return "is empty"
     for rubric in rubrics:

@@ -80,23 +80,25 @@ def shipped_rubrics() -> list[str]:
     return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
 
 
-def load_rubrics(names: Sequence[str], search: Sequence[Path] = ()) -> list[Rubric]:
-    """Load rubrics in the order given.
+def load_rubrics(
+    names: Sequence[str], search: Sequence[Path] = (), key: str = "reward.rubrics"
+) -> list[Rubric]:
+    """Load rubrics in the order given; `key` is the config key that names them.
 
     A name ending in .yaml or .yml is a file, relative to the `search` folders or the working
     folder; any other is NAME.yaml in a `search` folder, else a shipped rubric. Raises
     ConjointError for a rubric that is missing, malformed or given twice.
     """
-    rubrics = [_load_file(_find(name, search)) for name in names]
+    rubrics = [_load_file(_find(name, search, key)) for name in names]
     seen: set[str] = set()
     for rubric in rubrics:
         if rubric.name in seen:
-            raise ConjointError(f"reward.rubrics: the rubric '{rubric.name}' is given twice")
+            raise ConjointError(f"{key}: the rubric '{rubric.name}' is given twice")
         seen.add(rubric.name)
     return rubrics
 
 
-def _find(name: str, search: Sequence[Path]) -> Path:
+def _find(name: str, search: Sequence[Path], key: str) -> Path:
     if name.endswith((".yaml", ".yml")):
         tried = [folder / name for folder in search] + [Path(name)]
     else:
@@ -106,7 +108,7 @@ def _find(name: str, search: Sequence[Path]) -> Path:
         if path.is_file():
             return path
     raise ConjointError(
-        f"reward.rubrics: no rubric '{name}'; give the path of a YAML file or one of: "
+        f"{key}: no rubric '{name}'; give the path of a YAML file or one of: "
         + ", ".join(shipped_rubrics())
     )
 

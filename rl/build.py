@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import ray
@@ -29,8 +30,10 @@ from rl.run_folder import RunFolder
 from rl.scoring import Scorer
 from rl.shape import ModelShape
 from rl.system import System
+from rl.types import ConjointError
 from rl.weight_sync import PausedSync, Sender, SharedMemorySender
 from rollouts.collector import Collector
+from rollouts.endpoint import EndpointPolicy
 from rollouts.episode import EpisodeLimits
 from rollouts.renderer import Renderer
 from rollouts.vllm_engine import VllmEngine
@@ -49,6 +52,7 @@ async def start(
     cfg, started = plan.cfg, time.monotonic()
     jail = LocalJail(cfg.sandbox)
     await jail.start()
+    endpoint = await _judge_endpoint(cfg)
     model = await policy_folder(cfg.model, cfg.sft)
     renderer = Renderer.load(model)
     ptx = PtxStream(plan.ptx_rows, renderer, cfg.ptx, cfg.seed) if plan.ptx_rows else None
@@ -59,7 +63,7 @@ async def start(
     buffer = buffer_path(folder.path.name)
     engine, learner = await _start_engines(cfg, model, renderer)
     judge = Judge(cfg.judge)
-    context = RewardContext(engine, renderer, cfg.seed)
+    context = RewardContext(engine, renderer, cfg.seed, endpoint)
     scorer = Scorer(reward_table(cfg.reward, jail, judge, plan.rubrics, plan.plugins), context)
     collector = Collector(engine, renderer, SingleTurn, cfg.seed)
     sender = _sender(cfg, engine, buffer)
@@ -80,7 +84,7 @@ async def start(
             collector,
             scorer,
             judge,
-            context,
+            replace(context, judge=None),  # what is measured is the policy, whoever else judges
             lambda task: EpisodeLimits(
                 cfg.budget_of(task.kind), cfg.rollout.max_model_len, cfg.rollout.max_turns, 0.0
             ),
@@ -92,7 +96,12 @@ async def start(
         interrupt=interrupt,
         cost=ModelShape.cost_of(model),
         started=started,
-        closers=[jail.close, lambda: _stop_ray(buffer), plan.plugins.close],
+        closers=[
+            jail.close,
+            lambda: _stop_ray(buffer),
+            plan.plugins.close,
+            *([endpoint.close] if endpoint else []),
+        ],
     )
     folder.write_versions(sandbox=jail.tier, model=str(model.name))
     if checkpoint is not None:
@@ -100,6 +109,18 @@ async def start(
         await learner.load(place.resolve())
         system.load_state(step, state)
     return system
+
+
+async def _judge_endpoint(cfg: Config) -> EndpointPolicy | None:
+    """Who judges instead of the policy, reached once; None if the policy does."""
+    if not cfg.judge.endpoint:
+        return None
+    endpoint = EndpointPolicy(cfg.judge.endpoint_config())
+    try:
+        await endpoint.check()
+    except ConjointError as error:
+        raise ConjointError(f"judge.{error}") from error
+    return endpoint
 
 
 async def _start_engines(

@@ -8,14 +8,18 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rewards.faithfulness import NAME as FAITHFULNESS
 from rewards.judge import SCORE_NAME as RUBRIC
 from rewards.judge import JudgeConfig
 from rewards.judge_prompt import judge_messages
 from rewards.pairs import is_blank
 from rewards.quoting import visible
+from rewards.safety import NAME as SAFETY
 from rl.types import ConjointError, Group, Status, Task, Trajectory, derive_seed
 
 KIND = "critic"
+JUDGED = frozenset((RUBRIC, FAITHFULNESS, SAFETY))
+"""Scores that are a judge's opinion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +94,11 @@ def answer_pairs(group: Group, rng: random.Random) -> list[tuple[str, str]]:
 def verified(trajectory: Trajectory) -> float | None:
     """The lowest verifier score of a finished answer; None if truncated, failed or not verified.
 
-    The judge's own score proves nothing and is not counted.
+    A judge's own score proves nothing and is not counted.
     """
     if trajectory.status is not Status.COMPLETED:
         return None
-    values = [score.value for score in trajectory.scores if score.name != RUBRIC]
+    values = [score.value for score in trajectory.scores if score.name not in JUDGED]
     known = [value for value in values if value is not None]
     return min(known) if known and len(known) == len(values) else None
 

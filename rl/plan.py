@@ -53,6 +53,8 @@ def prepare(cfg: Config) -> Plan:
                 f"no rubric of reward.rubrics={cfg.reward.rubrics} applies to kind {kind}; "
                 "add the kind to applies_to of one of them"
             )
+    if any("safety" in cfg.reward.kinds[kind] for kind in cfg.kinds):
+        load_rubrics([cfg.reward.safety_rubric], key="reward.safety_rubric")
     tasks, plugins = build_tasks(cfg), load_plugins(cfg.reward)
     return Plan(cfg, tasks, rubrics, plugins, _ptx_rows(cfg), model)
 

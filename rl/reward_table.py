@@ -7,16 +7,18 @@ from rewards.base import RewardFn
 from rewards.code import CodeReward
 from rewards.combine import each
 from rewards.critic import critic_reward
+from rewards.faithfulness import faithfulness_reward
 from rewards.instructions import instruction_score
 from rewards.judge import Judge, rubric_reward
 from rewards.math import close_math, math_score
 from rewards.plugins import PluginConfig, PluginReward, load_plugin
-from rewards.rubrics import Rubric
+from rewards.rubrics import Rubric, load_rubrics
+from rewards.safety import safety_reward
 from rewards.sandbox.base import Sandbox
 from rl.scoring import RewardConfig
 from rl.types import ConjointError
 
-BUILT_IN = ("math", "code", "instructions", "rubric", "critic")
+BUILT_IN = ("math", "code", "instructions", "faithfulness", "safety", "rubric", "critic")
 
 RewardTable = Mapping[str, Mapping[str, RewardFn]]
 """Task kind -> score name -> reward."""
@@ -60,6 +62,8 @@ def reward_table(
         "math": lambda: each("math", math_score),
         "code": lambda: CodeReward(sandbox),
         "instructions": lambda: each("instructions", instruction_score),
+        "faithfulness": lambda: faithfulness_reward(judge),
+        "safety": lambda: safety_reward(judge, *load_rubrics([cfg.safety_rubric])),
         "rubric": lambda: rubric_reward(judge, rubrics),
         "critic": lambda: critic_reward,
     }

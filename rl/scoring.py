@@ -11,6 +11,8 @@ DEFAULT_KINDS: dict[str, list[str]] = {
     "math": ["math"],
     "code": ["code"],
     "instruction": ["instructions"],
+    "faithfulness": ["faithfulness"],
+    "safety": ["safety"],
     "open": ["rubric"],
     "critic": ["critic"],
 }
@@ -19,7 +21,8 @@ DEFAULT_KINDS: dict[str, list[str]] = {
 @dataclass(frozen=True, slots=True)
 class RewardConfig:
     kinds: dict[str, list[str]] = field(default_factory=lambda: dict(DEFAULT_KINDS))
-    """Task kind -> its rewards: math, code, instructions, rubric, critic, or `module:function`."""
+    """Task kind -> its rewards: math, code, instructions, faithfulness, safety, rubric, critic, or
+    `module:function`."""
     weights: dict[str, float] = field(default_factory=dict)
     """Weight of a reward where a kind has several; 1 where it is not named."""
     rubrics: list[str] = field(
@@ -33,6 +36,8 @@ class RewardConfig:
     )
     """Rubrics of the judge: shipped names or paths of YAML files. [] turns the rubric reward off,
     and kinds that have no other reward leave the mixture."""
+    safety_rubric: str = "safety"
+    """The rubric of the safety reward: a shipped name or the path of a YAML file."""
     deadline_s: float = 10.0
     """Seconds that a reward of your own has for one call."""
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)

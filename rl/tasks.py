@@ -7,7 +7,7 @@ from typing import Any
 from envs.mixture import CRITIC, Mixture, MixtureConfig, Source, split_rows
 from envs.sources.dataset import DatasetSource
 from envs.sources.nano import SOURCES, VERIFIABLE, verifiable_pairs
-from rewards import code, instructions
+from rewards import code, faithfulness, instructions, safety
 from rewards import math as math_reward
 from rl.config import Config, TaskConfig
 from rl.sft import ptx_conversations
@@ -17,6 +17,8 @@ REFERENCE_CHECKS: dict[str, Callable[[Any], None]] = {
     "math": math_reward.validate_reference,
     "code": code.validate_reference,
     "instructions": instructions.validate_reference,
+    "faithfulness": faithfulness.validate_reference,
+    "safety": safety.validate_reference,
 }
 """Reward -> what it asks of a reference; raises ValueError."""
 

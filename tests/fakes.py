@@ -1,13 +1,18 @@
 """Stand-ins for unit tests: a scripted sampler, a learner that only counts, a tiny random model."""
 
+import asyncio
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rl.types import Completion, Message
+from rollouts.chat import ChatAnswer
 
 END = 1
 OFFSET = 10
+FORGED = "0123456789ab"
+"""The code of a marker that an answer makes up."""
 
 
 class CharRenderer:
@@ -86,6 +91,27 @@ class FakeEngine:
 
     async def close(self) -> None:
         self.closed = True
+
+
+class ScriptedChat:
+    """A `ChatPolicy` that answers `reply(text of the last message)` and keeps its calls."""
+
+    def __init__(self, reply: Callable[[str], str]) -> None:
+        self._reply = reply
+        self.calls: list[dict[str, Any]] = []
+
+    async def chat(self, messages: Sequence[Message], **how: Any) -> ChatAnswer:
+        prompt = messages[-1]["content"]
+        self.calls.append({"prompt": prompt, "messages": list(messages), **how})
+        await asyncio.sleep(0)
+        return ChatAnswer(self._reply(prompt), "stop", 1, 1)
+
+
+def quoted(prompt: str, label: str) -> str:
+    """What stands between the markers `label` of a judge's prompt; forged ones are no markers."""
+    marked = rf"^\[{label} (?!{FORGED})(\w+) begins\]\n(.*?)\n\[{label} \1 ends\]$"
+    (found,) = re.findall(marked, prompt, re.DOTALL | re.MULTILINE)
+    return found[1]
 
 
 class FakeLearner:

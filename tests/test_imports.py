@@ -77,6 +77,7 @@ HEAVY: dict[str, set[str]] = {
     "e2b": set(),
     "math_verify": {"rewards/symbolic.py"},
     "sympy": {"rewards/symbolic.py"},
+    "nltk": {"rewards/claims.py"},
     "pebble": {"rewards/worker.py"},
     "pyarrow": {"envs/sources/dataset.py", "rl/ptx.py"},
     "plotly": set(),

@@ -17,8 +17,8 @@ from rl.types import ConjointError, Message, Task
 Validate = Callable[[str, Any], None]
 """`(kind, reference)`; raises ConjointError or ValueError where no answer could be graded by it."""
 
-NEEDS_REFERENCE = frozenset(("math", "code", "instruction", "logic"))
-"""Task kinds that a verifier grades: a row without a reference is refused."""
+NEEDS_REFERENCE = frozenset(("math", "code", "instruction", "logic", "faithfulness", "safety"))
+"""Task kinds that are graded by a reference: a row without one is refused."""
 
 _REFERENCES = ("reference", "ground_truth", "answer", "solution")
 """TRL's columns that hold the reference, the first present one counts; others become meta."""

@@ -31,7 +31,7 @@ def shipped(name: str) -> Rubric:
     return load_rubrics([name])[0]
 
 
-def test_ships_three_core_and_two_prescriptive_rubrics_with_both_sides() -> None:
+def test_ships_four_core_and_two_prescriptive_rubrics_with_both_sides() -> None:
     rubrics = load_rubrics(shipped_rubrics())
     kinds = {r.name: r.kind for r in rubrics}
     assert kinds == {
@@ -40,6 +40,7 @@ def test_ships_three_core_and_two_prescriptive_rubrics_with_both_sides() -> None
         "grounded": "core",
         "no_praise": "prescriptive",
         "no_self_justification": "prescriptive",
+        "safety": "core",
     }
     for rubric in rubrics:
         assert rubric.good and rubric.bad and rubric.applies("open")

@@ -45,6 +45,12 @@ def test_tasks_are_the_judges_own_prompt_for_correctness() -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["rubric", "faithfulness", "safety"])
+def test_what_a_judge_scored_is_no_proof(name: str) -> None:
+    judged = group(0, answer("right", 1.0, name=name), answer("wrong", 0.0, name=name), kind=name)
+    assert make([judged]) == []
+
+
 def test_each_pair_is_asked_in_both_orders_and_the_first_is_drawn_from_the_seed() -> None:
     by_seed = []
     for seed in range(20):

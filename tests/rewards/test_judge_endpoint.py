@@ -1,0 +1,160 @@
+"""A judge behind an OpenAI-compatible endpoint: judge.endpoint instead of the policy."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from rewards.base import RewardContext
+from rewards.faithfulness import faithfulness_reward
+from rewards.judge import Judge, rubric_reward
+from rewards.rubrics import load_rubrics
+from rl.config import Config, load_config
+from rl.types import ConjointError, Group, Message, Status, Task, Trajectory
+from rollouts.chat import EngineChat
+from rollouts.endpoint import EndpointPolicy
+from tests.fakes import CharRenderer, FakeEngine, quoted
+
+
+class Judging(BaseHTTPRequestHandler):
+    """Prefers the longer answer and supports what has "hat" in it; fails while `server.broken`."""
+
+    server: Any
+
+    def do_GET(self) -> None:
+        self._send(200, {"object": "list", "data": [{"id": "critic-7b"}]})
+
+    def do_POST(self) -> None:
+        sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.sent.append(sent)
+        if self.server.broken:
+            return self._send(400, {"error": {"message": "no"}})
+        prompt = sent["messages"][-1]["content"]
+        if "[SENTENCE" in prompt:
+            hat = "hat" in quoted(prompt, "SENTENCE")
+            reply = {"reason": "", "verdict": "supported" if hat else "unsupported"}
+        else:
+            longer = len(quoted(prompt, "A")) > len(quoted(prompt, "B"))
+            reply = {"reasons": {}, "better": "A" if longer else "B"}
+        message = {"role": "assistant", "content": json.dumps(reply)}
+        choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+        self._send(200, {"id": "1", "object": "chat.completion", "choices": choices})
+
+    def _send(self, status: int, body: Any) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Any]:
+    made: Any = ThreadingHTTPServer(("127.0.0.1", 0), Judging)
+    made.sent, made.broken, made.daemon_threads = [], False, True
+    thread = threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+def config(server: Any, *overrides: str) -> Config:
+    url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    return load_config([f"judge.endpoint={url}", "judge.endpoint_model=critic-7b", *overrides])
+
+
+def group(task: Task, *answers: str) -> Group:
+    messages = ([Message(role="assistant", content=a)] for a in answers)
+    return Group(task, [Trajectory(messages=m, status=Status.COMPLETED) for m in messages])
+
+
+def refuse(*args: Any, **how: Any) -> Any:
+    raise AssertionError("the policy was asked")
+
+
+async def test_rubrics_and_verdicts_come_from_the_endpoint_and_not_from_the_policy(server: Any):
+    cfg = config(server, "judge.max_tokens=77", "judge.temperature=0.25")
+    policy = EndpointPolicy(cfg.judge.endpoint_config())
+    context = RewardContext(refuse, CharRenderer(), 0, policy)  # type: ignore[arg-type]
+    judge = Judge(cfg.judge)
+    try:
+        pairs = rubric_reward(judge, load_rubrics(["clarity"]))
+        scores = await pairs(group(Task.make("open", "Why?"), "so", "because"), context)
+        assert [s.value for s in scores] == [0.0, 1.0]
+        task = Task.make("faithfulness", "What?", {"context": "Ann has a hat."})
+        answers = group(task, "Ann has a hat. Ann has a cat.")
+        scores = await faithfulness_reward(judge)(answers, context)
+        assert [s.value for s in scores] == [0.5]
+        assert {(s["model"], s["max_tokens"], s["temperature"]) for s in server.sent} == {
+            ("critic-7b", 77, 0.25)
+        }
+        server.broken = True
+        scores = await faithfulness_reward(judge)(answers, context)
+        assert [s.value for s in scores] == [None]
+    finally:
+        await policy.close()
+
+
+async def test_the_policy_as_a_chat_can_be_the_judge_too():
+    """What `conjoint eval` and the data tools have: an engine behind the chat seam."""
+    engine = FakeEngine(lambda prompt, seed: '{"verdict": "supported"}')
+    chat = EngineChat(engine, CharRenderer(), 5_000)  # type: ignore[arg-type]
+    task = Task.make("faithfulness", "What?", {"context": "Ann has a hat."})
+    reward = faithfulness_reward(Judge(load_config([]).judge))
+    answers = group(task, "Ann has a hat.")
+    assert [s.value for s in await reward(answers, RewardContext(judge=chat))] == [1.0]
+    short = EngineChat(engine, CharRenderer(), 50)  # type: ignore[arg-type]
+    assert [s.value for s in await reward(answers, RewardContext(judge=short))] == [None]
+
+
+async def test_a_run_reaches_the_endpoint_before_anything_heavy_starts(server: Any):
+    from rl.build import _judge_endpoint
+
+    assert await _judge_endpoint(load_config([])) is None
+    found = await _judge_endpoint(config(server))
+    assert found is not None and found.cfg.model == "critic-7b"
+    await found.close()
+    with pytest.raises(ConjointError, match=r"judge\.endpoint=.* has no model 'other'"):
+        await _judge_endpoint(config(server, "judge.endpoint_model=other"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["judge.endpoint_model=m"], r"judge\.endpoint_model has no effect without"),
+        (["judge.api_key_env=K"], r"judge\.api_key_env has no effect without"),
+        (["judge.endpoint=http://h/v1"], r"judge\.endpoint_model=NAME"),
+        (["judge.endpoint=h", "judge.endpoint_model=m"], r"judge\.endpoint='h' is not an address"),
+        (
+            ["judge.endpoint=http://h/v1", "judge.endpoint_model=m", "judge.api_key_env=NO_SUCH"],
+            r"judge\.api_key_env=NO_SUCH: there is no such environment variable",
+        ),
+    ],
+)
+def test_mistakes_are_named_before_anything_loads(overrides: list[str], words: str):
+    with pytest.raises(ConjointError, match=words):
+        load_config(overrides)
+
+
+def test_the_safety_rubric_is_read_before_anything_loads(tmp_path: Any):
+    from rl.plan import prepare
+
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "Do it.", "reference": {"harmful": True}}) + "\n")
+    keys = [f"tasks.{kind}.weight=0" for kind in ("math", "code", "instruction", "open")]
+    keys += ["critic.refine=false", "eval.tasks=0", "eval.judge_pairs=0"]
+    keys += ["tasks.safety.weight=1", f"tasks.safety.path={rows}"]
+    assert prepare(load_config(keys)).tasks.mixture.next(1)[0].reference == {"harmful": True}
+    with pytest.raises(ConjointError, match=r"reward\.safety_rubric: no rubric 'mine'"):
+        prepare(load_config([*keys, "reward.safety_rubric=mine"]))
+    rows.write_text(json.dumps({"prompt": "Do it.", "reference": {"harmful": "yes"}}) + "\n")
+    with pytest.raises(ConjointError, match=r"rows\.jsonl line 1: field 'reference': expected"):
+        prepare(load_config(keys))

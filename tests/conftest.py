@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 ENGINES = "tests/e2e/"
-JAILS = ("tests/rewards/sandbox/", "tests/rewards/test_code")
+JAILS = ("tests/rewards/sandbox/", "tests/rewards/test_code", "tests/rl/data_tools/test_validate")
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rewards.sandbox.base import SandboxConfig
 from rl.config import ClusterConfig, compose, typed
@@ -12,6 +12,8 @@ from rl.overrides import suggest
 from rl.types import ConjointError
 from rollouts.endpoint import EndpointConfig
 from rollouts.engine import RolloutConfig
+
+T = TypeVar("T")
 
 _ELSEWHERE = {
     "rollout.groups_per_step": "concurrency",
@@ -202,9 +204,14 @@ def load_suites(overrides: Sequence[str]) -> SuitesConfig:
 
 def load_difficulty(overrides: Sequence[str]) -> DifficultyConfig:
     """The checked config of `conjoint data difficulty`. Raises ConjointError."""
-    cfg = typed(DifficultyConfig, _composed(overrides, DifficultyConfig))
+    cfg = load_sampled(DifficultyConfig, overrides)
     cfg.validate()
     return cfg
+
+
+def load_sampled(root: type[T], overrides: Sequence[str]) -> T:
+    """The config `root` of a command that samples, unvalidated. Raises ConjointError."""
+    return typed(root, _composed(overrides, root))
 
 
 def _composed(overrides: Sequence[str], root: type) -> Mapping[str, Any]:

@@ -192,7 +192,7 @@ def finish(
     tasks: Sequence[Task],
     guessed: Sequence[bool | None] | None,
 ) -> int:
-    """Write the rows that stay and print the summary; `guessed` is None where no model was asked."""
+    """Write the rows that stay, print the summary; `guessed` is None where no model was asked."""
     tally, counts, unasked = Tally(), Counter[str](), 0
     with new_file(cfg.output) as out:
         for i, (row, task) in enumerate(zip(rows, tasks, strict=True)):

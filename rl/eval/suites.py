@@ -30,7 +30,8 @@ class Suite:
     max_tokens: int
     """Sampled tokens that an answer may have, unless the user says otherwise."""
     task: Callable[[Row, int], tuple[str, str, Any]]
-    """(row, its number from 1) -> name, prompt and reference. Raises KeyError or ValueError."""
+    """(row, its number from 1) -> name, prompt and reference. Raises KeyError, ValueError
+    or, of a program, SyntaxError."""
 
 
 def read_suite(name: str, path: Path, limit: int | None = None) -> list[Task]:
@@ -47,7 +48,7 @@ def read_suite(name: str, path: Path, limit: int | None = None) -> list[Task]:
                 check(reference)
         except KeyError as error:
             raise ConjointError(f"{path} row {number}: field {error} is missing") from error
-        except (ConjointError, ValueError, TypeError, AttributeError) as error:
+        except (ConjointError, ValueError, TypeError, AttributeError, SyntaxError) as error:
             raise ConjointError(f"{path} row {number} is not a row of {name}: {error}") from error
         tasks.append(Task(task_id, suite.kind, (Message(role="user", content=prompt),), reference))
     if not tasks:

@@ -116,7 +116,7 @@ def test_a_reference_that_the_reward_refuses_is_refused_at_load(
         raise ValueError("no such test")
 
     monkeypatch.setattr(suites, "REFERENCE_CHECKS", {"math": refuse})
-    with pytest.raises(ConjointError, match="row 1 .* no such test"):
+    with pytest.raises(ConjointError, match=r"row 1 .* no such test"):
         read_suite("gsm8k", write(tmp_path, "gsm8k", ROWS["gsm8k"]))
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rewards.base import RewardContext
+from rewards.base import Example, RewardContext
 from rewards.worker import DeadlinePassed, WorkerError, WorkerPool, describe
 from rl.types import ConjointError, Group, Message, Outcome, Score, Task
 
@@ -66,6 +66,17 @@ class PluginReward:
         lists = await asyncio.gather(*(self._ask(_grade_one, group.task, [r]) for r in responses))
         return [score for scores in lists for score in scores]
 
+    async def examples(self) -> list[Example]:
+        """What `examples()` beside the function gives (see `rewards.base.Example`), [] if there is
+        none. Raises ConjointError if it fails."""
+        try:
+            plain = await self._pool.call(_examples, _absolute(self._config.function))
+        except WorkerError as error:
+            raise ConjointError(
+                f"examples() beside {self._config.function} cannot be used: {error}"
+            ) from error
+        return [Example(_task(fields), right, cheats) for fields, right, cheats in plain]
+
     def close(self) -> None:
         """End the workers."""
         self._pool.close()
@@ -73,8 +84,7 @@ class PluginReward:
     async def _ask(
         self, grade: Callable[..., list[_Graded]], task: Task, responses: list[str]
     ) -> list[Score]:
-        fields = (task.id, task.kind, list(task.messages), task.reference, dict(task.meta))
-        spec = _absolute(self._config.function)
+        fields, spec = _fields(task), _absolute(self._config.function)
         try:
             graded = await self._pool.call(grade, spec, fields, responses)
         except DeadlinePassed as error:
@@ -177,6 +187,20 @@ def _form(spec: str) -> str:
         f"its parameters are ({', '.join(p.name for p in parameters)}); expected "
         "(task, response) or TRL's (prompts, completions, **columns)"
     )
+
+
+def _examples(spec: str) -> list[tuple[Any, str, dict[str, str]]]:
+    """(task's fields, right answer, cheats) of each example of the function's module."""
+    make = getattr(sys.modules[_load(spec).__module__], "examples", None)
+    found = make() if callable(make) else []
+    for example in found:
+        if not isinstance(example, Example):
+            raise TypeError(f"examples() gave {type(example).__name__}, not rewards.base.Example")
+    return [(_fields(e.task), e.right, dict(e.cheats)) for e in found]
+
+
+def _fields(task: Task) -> tuple[str, str, list[Message], Any, dict[str, Any]]:
+    return task.id, task.kind, list(task.messages), task.reference, dict(task.meta)
 
 
 def _task(fields: tuple[str, str, list[Message], Any, dict[str, Any]]) -> Task:

@@ -17,6 +17,7 @@ from rl.console import RunConsole, Stopwatch
 from rl.evaluate import Evaluator
 from rl.guard import Guard
 from rl.interrupt import Interrupt
+from rl.judging import check_judge, judge_endpoint
 from rl.learner_group import LearnerGroup, RankArguments
 from rl.metrics import Trackers
 from rl.nccl_sync import NcclSender
@@ -30,10 +31,8 @@ from rl.run_folder import RunFolder
 from rl.scoring import Scorer
 from rl.shape import ModelShape
 from rl.system import System
-from rl.types import ConjointError
 from rl.weight_sync import PausedSync, Sender, SharedMemorySender
 from rollouts.collector import Collector
-from rollouts.endpoint import EndpointPolicy
 from rollouts.episode import EpisodeLimits
 from rollouts.renderer import Renderer
 from rollouts.vllm_engine import VllmEngine
@@ -52,7 +51,9 @@ async def start(
     cfg, started = plan.cfg, time.monotonic()
     jail = LocalJail(cfg.sandbox)
     await jail.start()
-    endpoint = await _judge_endpoint(cfg)
+    endpoint = judge_endpoint(cfg.judge)
+    if endpoint is not None:
+        await check_judge(endpoint)
     model = await policy_folder(cfg.model, cfg.sft)
     renderer = Renderer.load(model)
     ptx = PtxStream(plan.ptx_rows, renderer, cfg.ptx, cfg.seed) if plan.ptx_rows else None
@@ -109,18 +110,6 @@ async def start(
         await learner.load(place.resolve())
         system.load_state(step, state)
     return system
-
-
-async def _judge_endpoint(cfg: Config) -> EndpointPolicy | None:
-    """Who judges instead of the policy, reached once; None if the policy does."""
-    if not cfg.judge.endpoint:
-        return None
-    endpoint = EndpointPolicy(cfg.judge.endpoint_config())
-    try:
-        await endpoint.check()
-    except ConjointError as error:
-        raise ConjointError(f"judge.{error}") from error
-    return endpoint
 
 
 async def _start_engines(

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from rewards.base import RewardFn
+from rewards import code, critic, faithfulness, instructions, judge, math, safety
+from rewards.base import Example, RewardFn
 from rewards.code import CodeReward
 from rewards.combine import each
 from rewards.critic import critic_reward
@@ -19,6 +20,16 @@ from rl.scoring import RewardConfig
 from rl.types import ConjointError
 
 BUILT_IN = ("math", "code", "instructions", "faithfulness", "safety", "rubric", "critic")
+
+_MODULES = {
+    "math": math,
+    "code": code,
+    "instructions": instructions,
+    "faithfulness": faithfulness,
+    "safety": safety,
+    "rubric": judge,
+    "critic": critic,
+}
 
 RewardTable = Mapping[str, Mapping[str, RewardFn]]
 """Task kind -> score name -> reward."""
@@ -48,10 +59,19 @@ def load_plugins(cfg: RewardConfig) -> Plugins:
                     f"reward.kinds.{kind} names {name!r}; known are {', '.join(BUILT_IN)}, and "
                     "module:function or path/to/file.py:function for one of your own"
                 )
-            low, high = cfg.ranges.get(name.rpartition(":")[2], (0.0, 1.0))
-            plugin = PluginConfig(name, deadline_s=cfg.deadline_s, low=low, high=high)
-            found[name] = load_plugin(plugin, f"reward.kinds.{kind}")
+            found[name] = load_own(cfg, name, f"reward.kinds.{kind}")
     return Plugins(found)
+
+
+def load_own(cfg: RewardConfig, name: str, key: str) -> PluginReward:
+    """A reward of the user's own with its settings. Raises ConjointError naming the key."""
+    low, high = cfg.ranges.get(name.rpartition(":")[2], (0.0, 1.0))
+    return load_plugin(PluginConfig(name, deadline_s=cfg.deadline_s, low=low, high=high), key)
+
+
+def examples_of(name: str) -> list[Example]:
+    """The examples of a shipped reward: what its probes are made from."""
+    return getattr(_MODULES[name], "examples", list)()
 
 
 def reward_table(

@@ -265,6 +265,8 @@ def _trajectory_row(group: Group, k: int, t: Trajectory, budget: int | None) -> 
         "group": group.index,
         "member": k,
         "messages": t.messages,
+        "reference": group.task.reference,
+        "meta": group.task.meta,
         "response": t.response,
         "status": t.status,
         "scores": [

@@ -65,6 +65,26 @@ def evaluate(overrides: Overrides = None) -> None:
 
 
 @app.command()
+def grade(
+    overrides: Overrides = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print one row's verdict in words; row=ID picks it.")
+    ] = False,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Try cheating answers; print which are paid."),
+    ] = False,
+    check: Annotated[
+        str | None,
+        typer.Option(metavar="module:function", help="Try hard inputs on a reward of your own."),
+    ] = None,
+) -> None:
+    """Score stored responses outside a run: reward=NAME input=FILE output=FILE, and reward.*,
+    sandbox.* and judge.* as in a run; see docs/rewards.md."""
+    _dispatch("grade", overrides or [], explain=explain, probe=probe, check=check)
+
+
+@app.command()
 def data(
     subverb: Annotated[str, typer.Argument(help="guessable, decontaminate, validate or evolve.")],
     overrides: Overrides = None,

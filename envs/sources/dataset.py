@@ -264,21 +264,25 @@ def _suffixed(messages: list[Message], suffix: str) -> list[Message]:
 
 
 def _check_reference(kind: str, reference: Any, field: str, validate: Validate | None) -> None:
-    if kind not in NEEDS_REFERENCE:
+    if kind not in NEEDS_REFERENCE and validate is None:
         return
-    if reference is None:
-        raise _BadRow(f"field '{field}' is missing; kind '{kind}' needs a reference to verify by")
-    if isinstance(reference, float) and not math.isfinite(reference):
-        raise _BadRow(f"field '{field}' is {reference}, which no answer can equal")
-    if isinstance(reference, (str, list, dict)) and not (
-        reference.strip() if isinstance(reference, str) else reference
-    ):
-        raise _BadRow(f"field '{field}' is empty; kind '{kind}' needs a reference to verify by")
+    if lacks := no_reference(reference):
+        raise _BadRow(f"field '{field}' is {lacks}; kind '{kind}' needs a reference to verify by")
     if validate is not None:
         try:
             validate(kind, reference)
         except (ConjointError, ValueError) as error:
             raise _BadRow(f"field '{field}': {str(error).rstrip('.')}") from error
+
+
+def no_reference(reference: Any) -> str:
+    """What a reference is that nothing can be verified by (missing, empty, not finite), else ""."""
+    if reference is None:
+        return "missing"
+    if isinstance(reference, float) and not math.isfinite(reference):
+        return str(reference)
+    blank = not reference.strip() if isinstance(reference, str) else reference in ([], {})
+    return "empty" if blank else ""
 
 
 def _type(value: Any) -> str:

@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from rewards.base import RewardContext
 from rewards.judge import Judge, JudgeConfig
+from rewards.rubrics import load_rubrics
+from rewards.sandbox.base import SandboxConfig
 from rewards.sandbox.jail import LocalJail
 from rewards.worker import describe
-from rl.eval.config import SampleConfig
+from rl.judging import check_judge, judge_endpoint
 from rl.reward_table import Plugins, reward_table
 from rl.scoring import DEFAULT_KINDS, RewardConfig, Scorer
 from rl.types import Group, Message, Status, StopRun, Task, Trajectory, derive_seed
@@ -28,30 +31,56 @@ class Sampling:
     """Answers in flight; a group is never split, so at least one group is."""
 
 
-class Grader:
-    """The rewards of training for some task kinds. Starts a jail only if a kind runs programs."""
+class GradingConfig(Protocol):
+    """What a grader needs of a command's config."""
 
-    def __init__(self, kinds: Sequence[str], cfg: SampleConfig) -> None:
-        names = {kind: DEFAULT_KINDS[kind] for kind in kinds}
+    @property
+    def sandbox(self) -> SandboxConfig: ...
+    @property
+    def seed(self) -> int: ...
+
+
+class Grader:
+    """The rewards of training for some task kinds, or those that `reward` and `plugins` name.
+
+    Starts a jail only if a kind runs programs, and asks a judge only if `judge` names one.
+    """
+
+    def __init__(
+        self,
+        kinds: Sequence[str],
+        cfg: GradingConfig,
+        reward: RewardConfig | None = None,
+        judge: JudgeConfig | None = None,
+        plugins: Plugins | None = None,
+    ) -> None:
+        reward = reward or RewardConfig(kinds={kind: DEFAULT_KINDS[kind] for kind in kinds})
+        judge = judge or JudgeConfig()
         self._jail = LocalJail(cfg.sandbox)
-        self._runs_programs = any("code" in rewards for rewards in names.values())
-        self._plugins = Plugins({})
-        table = reward_table(
-            RewardConfig(kinds=names), self._jail, Judge(JudgeConfig()), [], self._plugins
-        )
-        self._scorer = Scorer(table, RewardContext(seed=cfg.seed))
+        self._runs_programs = any("code" in reward.kinds[kind] for kind in kinds)
+        self._endpoint = judge_endpoint(judge)
+        self._plugins = plugins or Plugins({})
+        judged = any("rubric" in names for names in reward.kinds.values())
+        rubrics = load_rubrics(reward.rubrics) if judged else []
+        table = reward_table(reward, self._jail, Judge(judge), rubrics, self._plugins)
+        self._scorer = Scorer(table, RewardContext(seed=cfg.seed, judge=self._endpoint))
 
     async def start(self) -> None:
-        """Raises SandboxUnavailable where programs cannot be run safely."""
+        """Raises SandboxUnavailable where programs cannot be run safely, ConjointError where the
+        judge cannot be reached."""
+        if self._endpoint is not None:
+            await check_judge(self._endpoint)
         if self._runs_programs:
             await self._jail.start()
 
-    async def score(self, group: Group) -> Group:
-        return await self._scorer.score(group, 0)
+    async def score(self, group: Group, seed: int = 0) -> Group:
+        return await self._scorer.score(group, seed)
 
     async def close(self) -> None:
         await self._jail.close()
         await self._plugins.close()
+        if self._endpoint is not None:
+            await self._endpoint.close()
 
 
 async def scored_groups(

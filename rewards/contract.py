@@ -1,0 +1,109 @@
+"""The contract of a reward of one's own, checked before a run: what it does with hard inputs.
+
+`inputs_of` makes the hard inputs of one task, `check` names every fault: a function that raises,
+hangs, returns what is no score, changes its mind, or pays an answer that says nothing. Each call
+runs in the worker that a run would use, with its deadline.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from rewards.base import Example, RewardContext
+from rewards.plugins import PluginReward
+from rl.types import Group, Message, Score, Status, Task, Trajectory
+
+HUGE = 200_000
+"""Characters of the huge answer: more than any budget of tokens lets a policy write."""
+MAX_TIMEOUTS = 2
+"""Inputs that may pass the deadline before the rest is left untried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One hard input. An answer that `says_nothing` must not be paid."""
+
+    name: str
+    task: Task
+    response: str
+    says_nothing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`faults` are sentences that begin with the name of the input; `tried` the inputs' names."""
+
+    tried: tuple[str, ...]
+    faults: tuple[str, ...]
+    untried: int = 0
+
+
+def inputs_of(example: Example) -> Iterator[Input]:
+    """The hard inputs of one task."""
+    task, right = example.task, example.right or "The answer is 42."
+    yield Input("right answer", task, right)
+    yield Input("empty", task, "", says_nothing=True)
+    yield Input("blank", task, " \n\t\n", says_nothing=True)
+    yield Input("prompt echo", task, task.prompt, says_nothing=True)
+    yield Input("huge", task, ("I go on about it. " * HUGE)[:HUGE])
+    yield Input("non-UTF-8 (lone surrogates)", task, f"{right}\udcff\ud800")
+    yield Input("non-UTF-8 (replaced and null bytes)", task, f"\ufffd\x00{right}\ufffd\x1b[0m")
+    # What patterns with nested repeats, and evaluated formulas, never come back from.
+    yield Input("slow (one letter many times)", task, "a" * 40_000 + "!")
+    yield Input("slow (open brackets)", task, "(" * 20_000 + "1")
+    yield Input("slow (a tower of powers)", task, "9**9**9**9")
+    for kind, reference in (
+        ("null", None),
+        ("a number", 42),
+        ("text", "forty-two"),
+        ("a list", ["4", "2"]),
+        ("an object", {"answer": "42"}),
+    ):
+        yield Input(f"wrong type (reference is {kind})", replace(task, reference=reference), right)
+
+
+async def check(reward: PluginReward, examples: Sequence[Example]) -> Report:
+    """Run every input of every example twice: what is random or remembers is named, too."""
+    tried: dict[str, None] = {}
+    faults: dict[str, None] = {}
+    late = 0
+    todo = [each for example in examples for each in inputs_of(example)]
+    for number, given in enumerate(todo):
+        first = await _score(reward, given)
+        tried[given.name] = None
+        faults |= dict.fromkeys(f"{given.name}: {fault}" for fault in _faults(given, first))
+        late += _is_late(first)
+        if late >= MAX_TIMEOUTS:
+            return Report(tuple(tried), tuple(faults), untried=len(todo) - number - 1)
+        if first.value is not None and (again := await _score(reward, given)).value != first.value:
+            faults[f"{given.name}: {_unsteady(first, again)}"] = None
+    return Report(tuple(tried), tuple(faults))
+
+
+async def _score(reward: PluginReward, given: Input) -> Score:
+    """The input's score; TRL's form gets a second answer beside it, as in a group."""
+    responses = [given.response] + (["."] if reward.form == "trl" else [])
+    answers = [
+        Trajectory(
+            messages=[*given.task.messages, Message(role="assistant", content=text)],
+            status=Status.COMPLETED,
+        )
+        for text in responses
+    ]
+    return (await reward(Group(given.task, answers), RewardContext()))[0]
+
+
+def _faults(given: Input, score: Score) -> Iterator[str]:
+    if score.value is None:
+        yield "; ".join(score.reasons)
+    elif given.says_nothing and score.value > 0:
+        yield f"pays {score.value:g} for an answer that says nothing"
+
+
+def _is_late(score: Score) -> bool:
+    return score.value is None and any("took longer than" in reason for reason in score.reasons)
+
+
+def _unsteady(first: Score, again: Score) -> str:
+    if again.value is None:
+        return f"fails at the second call: {'; '.join(again.reasons)}"
+    return f"gave {first.value:g}, then {again.value:g} for the same answer"

@@ -1,0 +1,260 @@
+"""Stored responses -> verdicts: the rows of a file, graded by one reward outside a run."""
+
+import asyncio
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from envs.sources.dataset import NEEDS_REFERENCE, no_reference
+from rewards import critic
+from rl.eval.sample import Grader
+from rl.grade.config import GradeConfig
+from rl.grade.rows import GradeRow, grouped, read_rows
+from rl.reward_table import Plugins, load_own
+from rl.tasks import REFERENCE_CHECKS
+from rl.types import ConjointError, Group, Message, Outcome, Score, Status, Trajectory
+
+BAD_REFERENCE = "bad_reference"
+_CHECKS = {**REFERENCE_CHECKS, "critic": critic.validate_reference}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What grading gave one row: `score` in [0, 1], or None for a row that could not be graded."""
+
+    row: GradeRow
+    score: float | None
+    status: Outcome
+    reasons: tuple[str, ...]
+
+    def plain(self) -> dict[str, Any]:
+        return {
+            "id": self.row.id,
+            "score": self.score,
+            "status": self.status.value,
+            "reasons": list(self.reasons),
+        }
+
+
+def grade(cfg: GradeConfig) -> list[Verdict]:
+    """Verdicts on all rows of `cfg.input`, in order, written to `cfg.output`.
+
+    Raises ConjointError for a file that is malformed, before anything is graded, and
+    SandboxUnavailable where programs cannot be run safely.
+    """
+    cfg.check_output()
+    rows = _input(cfg)
+    verdicts = _grade(cfg, rows)
+    write_verdicts(cfg, verdicts)
+    return verdicts
+
+
+def explain(cfg: GradeConfig) -> list[str]:
+    """One row in words, graded together with its group; nothing is written."""
+    rows = _input(cfg)
+    row = next((r for r in rows if not cfg.row or str(r.id) == cfg.row), None)
+    if row is None:
+        raise ConjointError(f"row={cfg.row}: {cfg.input} has no row of this id")
+    members = [r for r in rows if r.group == row.group]
+    verdicts = _grade(cfg, members)
+    verdict = next(v for v in verdicts if v.row is row)
+    return verdict_words(cfg, verdict, [v for v in verdicts if v.row is not row])
+
+
+def _input(cfg: GradeConfig) -> list[GradeRow]:
+    if not cfg.input:
+        raise ConjointError("input is not given; name the file of rows to grade: input=FILE")
+    cfg.check_judge()
+    return read_rows(cfg.input)
+
+
+def _grade(cfg: GradeConfig, rows: Sequence[GradeRow]) -> list[Verdict]:
+    verdicts = {row.line: v for row in rows if (v := _ungradable(cfg, row)) is not None}
+    left = [row for row in rows if row.line not in verdicts]
+    groups = grouped(left, pairwise=cfg.pairwise, path=cfg.input)
+    if groups:
+        graded = asyncio.run(_score(cfg, groups, make_grader(cfg, {r.task.kind for r in left})))
+        verdicts |= {verdict.row.line: verdict for verdict in graded}
+    return [verdicts[row.line] for row in rows]
+
+
+def make_grader(cfg: GradeConfig, kinds: Collection[str]) -> Grader:
+    """The reward of the config for these kinds, not started. Raises ConjointError."""
+    reward = replace(cfg.reward, kinds={kind: [cfg.name] for kind in kinds})
+    own = {cfg.name: load_own(cfg.reward, cfg.name, "reward")} if cfg.own else {}
+    return Grader(sorted(kinds), cfg, reward, cfg.judge, Plugins(own))
+
+
+async def _score(
+    cfg: GradeConfig, groups: Sequence[list[GradeRow]], grader: Grader
+) -> list[Verdict]:
+    """Some groups at once. If it is stopped, so is what runs."""
+    gate = asyncio.Semaphore(cfg.concurrency)
+
+    async def one(members: list[GradeRow]) -> list[Verdict]:
+        async with gate:
+            group = await grader.score(_group(members), cfg.seed)
+        return [
+            _verdict(cfg, row, trajectory.scores[0])
+            for row, trajectory in zip(members, group.trajectories, strict=True)
+        ]
+
+    try:
+        await grader.start()
+        lists = await asyncio.gather(*map(one, groups))
+    finally:
+        await grader.close()
+    return [verdict for verdicts in lists for verdict in verdicts]
+
+
+def _group(members: Sequence[GradeRow]) -> Group:
+    """The rows as finished trajectories without tokens."""
+    task = members[0].task
+    answers = [
+        Trajectory(
+            messages=[*task.messages, Message(role="assistant", content=row.response)],
+            status=Status.COMPLETED,
+        )
+        for row in members
+    ]
+    return Group(task, answers)
+
+
+def _ungradable(cfg: GradeConfig, row: GradeRow) -> Verdict | None:
+    """The verdict on a row that no reward is asked about, None for all others."""
+    if row.unfinished:
+        reason = "the run could not finish this answer (its status is failed)"
+        return Verdict(row, None, Outcome.INFRA_ERROR, (reason,))
+    problem = reference_problem(cfg, row)
+    return Verdict(row, None, Outcome.ERROR, (BAD_REFERENCE, problem)) if problem else None
+
+
+def reference_problem(cfg: GradeConfig, row: GradeRow) -> str:
+    """Why the row's reference cannot be graded by, "" if it can be: what `train` would refuse."""
+    check, reference = _CHECKS.get(cfg.name), row.task.reference
+    if check is None and not (cfg.own and row.task.kind in NEEDS_REFERENCE):
+        return ""
+    if lacks := no_reference(reference):
+        return f"the reference is {lacks}"
+    try:
+        if check is not None:
+            check(reference)
+    except (ConjointError, ValueError, RecursionError) as error:
+        return str(error)
+    return ""
+
+
+def _verdict(cfg: GradeConfig, row: GradeRow, score: Score) -> Verdict:
+    """A pass by the threshold; below it the reward's own word, but for a pass."""
+    status = score.outcome
+    if score.value is not None:
+        passed = score.value >= cfg.pass_threshold
+        status = Outcome.PASS if passed else Outcome.FAIL if status is Outcome.PASS else status
+    return Verdict(row, score.value, status, score.reasons)
+
+
+def write_verdicts(cfg: GradeConfig, verdicts: Sequence[Verdict]) -> None:
+    """The output, whole or not at all. Raises ConjointError if it cannot be written, or was made
+    by something else meanwhile."""
+    path = Path(cfg.output).expanduser()
+    work = ""
+    try:
+        number, work = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.absolute().parent)
+        with open(number, "wb") as file:
+            for verdict in verdicts:
+                text = json.dumps(verdict.plain(), ensure_ascii=False, allow_nan=False)
+                # A lone surrogate becomes its JSON escape.
+                file.write((text + "\n").encode("utf-8", "backslashreplace"))
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(work, 0o666 & ~mask)
+        if cfg.overwrite:
+            os.replace(work, path)
+        else:
+            os.link(work, path)  # unlike a rename, it never replaces
+    except FileExistsError as error:
+        raise ConjointError(f"output={path} was made by something else meanwhile") from error
+    except OSError as error:
+        raise ConjointError(f"output={path} cannot be written: {error.strerror}") from error
+    finally:
+        if work and os.path.exists(work):
+            os.unlink(work)
+
+
+# -- in words ----------------------------------------------------------------------------------
+
+_SHOWN = 600
+
+
+def summary_words(cfg: GradeConfig, verdicts: Sequence[Verdict]) -> list[str]:
+    """How many of each status, and the mean of what was scored."""
+    counts = Counter(v.status.value for v in verdicts)
+    scores = [v.score for v in verdicts if v.score is not None]
+    bad = sum(BAD_REFERENCE in v.reasons for v in verdicts)
+    parts = [f"{counts[status]:,} {status}" for status in Outcome if counts[status]]
+    lines = [f"{cfg.name}: {len(verdicts):,} rows: {', '.join(parts)} -> {cfg.output}"]
+    if scores:
+        lines.append(f"mean score {fmean(scores):.4f} of {len(scores):,} scored rows")
+    if bad:
+        lines.append(f"{bad:,} rows have a reference that no answer can be graded by")
+    if counts[Outcome.INFRA_ERROR]:
+        lines.append(
+            f"{counts[Outcome.INFRA_ERROR]:,} rows could not be graded by no fault of theirs; "
+            "their reasons are in the output"
+        )
+    return lines
+
+
+def verdict_words(cfg: GradeConfig, verdict: Verdict, others: Sequence[Verdict]) -> list[str]:
+    row, score = verdict.row, verdict.score
+    worth = "no score" if score is None else f"score {score:g}"
+    lines = [
+        f"row {row.id} (line {row.line}), kind {row.task.kind}, graded by {cfg.name}",
+        *_block("prompt", row.task.prompt),
+        *_block("reference", _as_text(row.task.reference)),
+        *_block("response", row.response),
+        f"verdict: {verdict.status.value}, {worth}: {_meaning(cfg, verdict)}",
+        *(f"  because {printable(reason)}" for reason in verdict.reasons),
+    ]
+    if cfg.pairwise:
+        scores = ", ".join("none" if v.score is None else f"{v.score:g}" for v in others)
+        lines.append(
+            f"compared with {len(others)} answers of its group, whose scores are: {scores}"
+        )
+    return lines
+
+
+def _meaning(cfg: GradeConfig, verdict: Verdict) -> str:
+    if BAD_REFERENCE in verdict.reasons:
+        return "its reference cannot be graded by; `conjoint train` refuses the row"
+    if verdict.score is None:
+        return "our machinery failed; a run masks the answer"
+    at = "at least" if verdict.score >= cfg.pass_threshold else "below"
+    words = {
+        Outcome.TIMEOUT: ", and the response's own program or formula took too long",
+        Outcome.ERROR: ", and the response's own program or formula broke",
+    }
+    return f"{at} pass_threshold {cfg.pass_threshold:g}{words.get(verdict.status, '')}"
+
+
+def _block(title: str, text: str) -> list[str]:
+    shown = printable(text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ...")
+    more = f" ({len(text):,} characters)" if len(text) > _SHOWN else ""
+    return [f"{title}{more}:", *(f"  | {line}" for line in shown.split("\n"))]
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def printable(text: str) -> str:
+    """Control characters and lone surrogates as escapes: a response must not steer a terminal."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )

@@ -192,11 +192,12 @@ def _form(spec: str) -> str:
 def _examples(spec: str) -> list[tuple[Any, str, dict[str, str]]]:
     """(task's fields, right answer, cheats) of each example of the function's module."""
     make = getattr(sys.modules[_load(spec).__module__], "examples", None)
-    found = make() if callable(make) else []
-    for example in found:
+    plain = []
+    for example in list(make()) if callable(make) else []:  # type: ignore[call-overload]
         if not isinstance(example, Example):
-            raise TypeError(f"examples() gave {type(example).__name__}, not rewards.base.Example")
-    return [(_fields(e.task), e.right, dict(e.cheats)) for e in found]
+            raise TypeError(f"it gave {type(example).__name__}, expected rewards.base.Example")
+        plain.append((_fields(example.task), example.right, dict(example.cheats)))
+    return plain
 
 
 def _fields(task: Task) -> tuple[str, str, list[Message], Any, dict[str, Any]]:

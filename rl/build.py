@@ -24,6 +24,7 @@ from rl.nccl_sync import NcclSender
 from rl.placement import place
 from rl.plan import Plan
 from rl.policy import policy_folder
+from rl.probing import probe_rewards
 from rl.ptx import PtxStream
 from rl.ray_start import start_ray
 from rl.reward_table import reward_table
@@ -62,10 +63,16 @@ async def start(
     await asyncio.to_thread(start_ray, cfg.cluster)
     interrupt.install()
     buffer = buffer_path(folder.path.name)
-    engine, learner = await _start_engines(cfg, model, renderer)
     judge = Judge(cfg.judge)
+    rewards = reward_table(cfg.reward, jail, judge, plan.rubrics, plan.plugins)
+    (engine, learner), probes = await asyncio.gather(
+        _start_engines(cfg, model, renderer),
+        probe_rewards({k: cfg.reward.kinds[k] for k in cfg.kinds}, rewards, plan.tasks.first),
+    )
+    for words in probes:
+        console.message(words)
     context = RewardContext(engine, renderer, cfg.seed, endpoint)
-    scorer = Scorer(reward_table(cfg.reward, jail, judge, plan.rubrics, plan.plugins), context)
+    scorer = Scorer(rewards, context)
     collector = Collector(engine, renderer, SingleTurn, cfg.seed)
     sender = _sender(cfg, engine, buffer)
     system = System(

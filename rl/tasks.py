@@ -30,6 +30,8 @@ class TaskSets:
     """By kind; only kinds that a verifier grades."""
     judge_pairs: list[tuple[Task, str, str]]
     """(task, right answer, wrong answer)."""
+    first: dict[str, Task]
+    """By kind; for whoever needs to see what its tasks look like."""
 
 
 def build_tasks(cfg: Config) -> TaskSets:
@@ -42,7 +44,8 @@ def build_tasks(cfg: Config) -> TaskSets:
             count = cfg.eval.tasks if task.path is None else min(cfg.eval.tasks, task.heldout)
             heldout[kind] = [apart.task(i) for i in range(count)]
     mixture = Mixture(sources, MixtureConfig(mixture_weights(cfg)), cfg.seed)
-    return TaskSets(mixture, heldout, _judge_pairs(cfg))
+    first = {kind: source.task(0) for kind, source in sources.items()}
+    return TaskSets(mixture, heldout, _judge_pairs(cfg), first)
 
 
 def mixture_weights(cfg: Config) -> dict[str, float]:
@@ -54,9 +57,15 @@ def mixture_weights(cfg: Config) -> dict[str, float]:
 def _split(cfg: Config, kind: str, task: TaskConfig) -> tuple[Source, Source | None]:
     """(training source, held-out source) of one kind, disjoint by the hash of their content."""
     if task.path is not None:
-        check = REFERENCE_CHECKS.get(cfg.reward.kinds[kind][0])
-        validate = (lambda _, reference: check(reference)) if check else None
-        rows = DatasetSource(task.path, kind, suffix=task.prompt_suffix, validate=validate)
+        names = [name for name in cfg.reward.kinds[kind] if name in REFERENCE_CHECKS]
+
+        def validate(_: str, reference: Any) -> None:
+            for name in names:
+                REFERENCE_CHECKS[name](reference)
+
+        rows = DatasetSource(
+            task.path, kind, suffix=task.prompt_suffix, validate=validate if names else None
+        )
         return split_rows(rows, task.heldout, cfg.eval.seed)
     if kind not in SOURCES:
         raise ConjointError(

@@ -129,7 +129,8 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             ) from error
         if not isinstance(row, dict):
             raise ConjointError(
-                f"{path} line {number}: {_type(row)} instead of a JSON object; {_FORMS}."
+                f"{path} line {number}: {_type(row)} instead of a JSON object; expected one object "
+                "a line."
             )
         yield number, row
 

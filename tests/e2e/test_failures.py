@@ -1,5 +1,6 @@
-"""What breaks on our side during a run, on the installed command and real engines: masked and
-counted while enough is graded, the end of the run with one sentence when too little is."""
+"""What breaks on our side during a run, on the installed command and real engines: rewards that
+raise, hang or return no number, the jail, the judge. Masked and counted while enough is graded, the
+end of the run with one sentence when too little is."""
 
 import re
 import subprocess
@@ -15,15 +16,25 @@ from tests.e2e.conftest import COMMAND, SMALL, left_running
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 REWARDS = """
+import itertools
+import time
 from pathlib import Path
 
-def crashes(task, response):
-    raise RuntimeError("the grader is down")
+calls = itertools.count()  # begins anew in the worker that replaces a killed one
 
-def crashes_when_told(task, response):
+def breaks(task, response):
+    how = next(calls) % 3
+    if how == 0:
+        raise RuntimeError("the grader is down")
+    if how == 1:
+        return float("nan")
+    time.sleep(1000)
+
+def breaks_when_told(prompts, completions, reference, **columns):
     if Path(__file__).with_name("told").exists():
         raise RuntimeError("the other grader is down")
-    return len(response) % 2
+    assert len(prompts) == len(reference) == len(completions)
+    return [len(completion) % 2 for completion in completions]
 """
 
 
@@ -33,8 +44,9 @@ def test_failures_are_masked_and_counted_until_too_little_is_graded(tmp_path: Pa
     process = subprocess.Popen(
         [str(COMMAND), "quickstart", *SMALL, f"run_dir={run}", "num_steps=1000", "eval.tasks=0",
          "eval.judge_pairs=0", "checkpoint.every=0", "tasks.math.weight=12", "critic.refine=false",
-         f"reward.kinds.math=[{tmp_path}/rewards.py:crashes_when_told]",
-         f"reward.kinds.instruction=[{tmp_path}/rewards.py:crashes]",
+         f"reward.kinds.math=[{tmp_path}/rewards.py:breaks_when_told]",
+         f"reward.kinds.instruction=[{tmp_path}/rewards.py:breaks]",
+         "reward.deadline_s=1",
          "judge.template=full", "reward.rubrics=[clarity]",  # too long a prompt: no reply comes
          "guard.max_masked_share=1", "guard.min_graded_share=0.1"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -65,7 +77,15 @@ def test_failures_are_masked_and_counted_until_too_little_is_graded(tmp_path: Pa
     rows = [r for r in read_jsonl(run / "rollouts" / "step-000001.jsonl") if r["kind"] != "math"]
     assert rows and all(r["reward"] is None and r["advantage"] is None for r in rows)
     reasons = str([r["scores"] for r in rows])
-    assert "the grader is down" in reasons and "zygote" in reasons
+    for why in ("the grader is down", "returned nan", "took longer than 1 s", "zygote"):
+        assert why in reasons, why
+    # The reward of math has TRL's signature.
+    rows = [r for r in read_jsonl(run / "rollouts" / "step-000001.jsonl") if r["kind"] == "math"]
+    assert rows and all(r["reference"] for r in rows)
+    for row in rows:
+        (score,) = row["scores"]
+        assert (score["name"], score["value"]) == ("breaks_when_told", len(row["response"]) % 2)
+    assert re.search(r"Probes: \d+ of \d+ cheats are PAID by \S+:breaks_when_told", output), output
 
 
 def break_the_jail(command: int) -> None:

@@ -79,8 +79,15 @@ def test_instruction_checks_survive_both_file_forms(tmp_path: Path) -> None:
 
 
 def test_open_rows_need_no_reference(tmp_path: Path) -> None:
-    task = load(write(tmp_path, [{"prompt": "Tell me of the sea."}]), "open").task(0)
-    assert task.reference is None
+    path = write(tmp_path, [{"prompt": "Tell me of the sea."}])
+    assert DatasetSource(path, "open").task(0).reference is None
+
+
+def test_a_kind_of_ones_own_with_a_verifier_needs_what_the_verifier_needs(tmp_path: Path) -> None:
+    path = write(tmp_path, [{"prompt": "1+1?", "answer": "2"}, {"prompt": "2+2?", "answer": None}])
+    check = math_reward.validate_reference
+    with pytest.raises(ConjointError, match=r"line 2: field 'answer' is missing; kind 'algebra'"):
+        DatasetSource(path, "algebra", validate=lambda kind, reference: check(reference))
 
 
 def test_blank_lines_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> None:

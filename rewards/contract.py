@@ -5,6 +5,7 @@ hangs, returns what is no score, changes its mind, or pays an answer that says n
 runs in the worker that a run would use, with its deadline.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,8 +15,11 @@ from rl.types import Group, Message, Score, Status, Task, Trajectory
 
 HUGE = 200_000
 """Characters of the huge answer: more than any budget of tokens lets a policy write."""
-MAX_TIMEOUTS = 2
-"""Inputs that may pass the deadline before the rest is left untried."""
+MAX_LATE = 2
+"""Inputs that may take too long before the rest is left untried."""
+_SLOW_SHARE = 0.25
+"""Share of the deadline that a call may take: on a busy machine it takes longer."""
+_LATE = "took longer than"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +66,29 @@ def inputs_of(example: Example) -> Iterator[Input]:
 
 
 async def check(reward: PluginReward, examples: Sequence[Example]) -> Report:
-    """Run every input of every example twice: what is random or remembers is named, too."""
+    """Run every input of every example, and again: what is random, remembers or only took long
+    because its worker was starting shows then."""
     tried: dict[str, None] = {}
     faults: dict[str, None] = {}
     late = 0
     todo = [each for example in examples for each in inputs_of(example)]
     for number, given in enumerate(todo):
         first = await _score(reward, given)
+        found = list(_faults(given, first))
+        late += any(_LATE in reason for reason in first.reasons)
+        if first.value is not None:
+            started = time.monotonic()
+            again = await _score(reward, given)
+            took = time.monotonic() - started
+            if again.value != first.value:
+                found.append(_unsteady(first, again))
+            if took > _SLOW_SHARE * reward.deadline_s:
+                found.append(f"took {took:.1f} s, and its deadline is {reward.deadline_s:g} s")
+                late += 1
         tried[given.name] = None
-        faults |= dict.fromkeys(f"{given.name}: {fault}" for fault in _faults(given, first))
-        late += _is_late(first)
-        if late >= MAX_TIMEOUTS:
+        faults |= dict.fromkeys(f"{given.name}: {fault}" for fault in found)
+        if late >= MAX_LATE:
             return Report(tuple(tried), tuple(faults), untried=len(todo) - number - 1)
-        if first.value is not None and (again := await _score(reward, given)).value != first.value:
-            faults[f"{given.name}: {_unsteady(first, again)}"] = None
     return Report(tuple(tried), tuple(faults))
 
 
@@ -97,10 +110,6 @@ def _faults(given: Input, score: Score) -> Iterator[str]:
         yield "; ".join(score.reasons)
     elif given.says_nothing and score.value > 0:
         yield f"pays {score.value:g} for an answer that says nothing"
-
-
-def _is_late(score: Score) -> bool:
-    return score.value is None and any("took longer than" in reason for reason in score.reasons)
 
 
 def _unsteady(first: Score, again: Score) -> str:

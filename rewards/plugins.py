@@ -50,6 +50,7 @@ class PluginReward:
     def __init__(self, config: PluginConfig, form: str) -> None:
         self.name = config.function.rpartition(":")[2]
         self.form = form
+        self.deadline_s = config.deadline_s
         self._config = config
         self._pool = WorkerPool(
             f"reward {self.name}",

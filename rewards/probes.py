@@ -69,6 +69,10 @@ class ProbeReport:
     def unscored(self) -> list[Probed]:
         return [p for p in self.probed if p.value is None]
 
+    @property
+    def scored(self) -> int:
+        return len(self.probed) - len(self.unscored)
+
 
 async def run_probes(
     name: str,

@@ -207,5 +207,13 @@ def number(value: float) -> str:
     return f"{value:.3f}" if size < 10 else f"{value:.1f}" if size < 100 else f"{value:,.0f}"
 
 
+def printable(text: str) -> str:
+    """`text` with control characters and lone surrogates as escapes: what a policy wrote must not
+    steer a terminal."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 def _count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

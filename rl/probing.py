@@ -1,11 +1,13 @@
 """The probes of a run's rewards, tried while its engines load: which cheats it would teach."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rewards.base import Example, RewardContext, RewardFn
 from rewards.plugins import PluginReward
 from rewards.probes import ProbeReport, run_probes
+from rl.console import printable
+from rl.critic import JUDGED
 from rl.reward_table import RewardTable, examples_of
 from rl.types import Task
 
@@ -52,25 +54,28 @@ async def _probe(spec: str, reward: RewardFn, task: Task | None) -> ProbeReport:
     )
 
 
-def probe_words(reports: list[ProbeReport]) -> list[str]:
-    """One sentence on the rewards that pay no cheat, one on each that does."""
+def probe_words(reports: Sequence[ProbeReport]) -> list[str]:
+    """One sentence on the rewards that pay no cheat, one on each that does or gave no score."""
     words = []
-    sound = [r for r in reports if r.probed and not r.paid]
+    sound = [r for r in reports if r.scored and not r.paid]
     if sound:
-        count = sum(len(r.probed) - len(r.unscored) for r in sound)
-        words.append(
-            f"Probes: none of {count} cheats is paid by {', '.join(r.reward for r in sound)}."
-        )
+        count, names = sum(r.scored for r in sound), ", ".join(r.reward for r in sound)
+        words.append(f"Probes: none of {count} cheats is paid by {names}.")
     for report in reports:
         if report.paid:
-            scored = len(report.probed) - len(report.unscored)
             paid = ", ".join(sorted({p.probe.category for p in report.paid}))
             words.append(
-                f"Probes: {len(report.paid)} of {scored} cheats are PAID by {report.reward} "
-                f"({paid}), which will teach them; see: conjoint grade --probe "
+                f"Probes: {len(report.paid)} of {report.scored} cheats are PAID by "
+                f"{report.reward} ({paid}), which will teach them; see: conjoint grade --probe "
                 f"reward={report.reward}"
             )
-    unscored = sum(len(r.unscored) for r in reports)
-    if unscored:
-        words.append(f"Probes: {unscored} more got no score (no judge is asked at start).")
+        if report.unscored and report.reward not in JUDGED:
+            why = "; ".join(report.unscored[0].reasons)
+            words.append(
+                f"Probes: {report.reward} gave no score to {len(report.unscored)} of "
+                f"{len(report.probed)} cheats: {printable(why)}"
+            )
+    judged = sum(len(r.unscored) for r in reports if r.reward in JUDGED)
+    if judged:
+        words.append(f"Probes: {judged} more are for a judge, who is not asked before the run.")
     return words

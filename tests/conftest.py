@@ -5,7 +5,12 @@ from typing import Any
 import pytest
 
 ENGINES = "tests/e2e/"
-JAILS = ("tests/rewards/sandbox/", "tests/rewards/test_code", "tests/rl/data_tools/test_validate")
+JAILS = (
+    "tests/rewards/sandbox/",
+    "tests/rewards/test_code",
+    "tests/rl/data_tools/test_validate",
+    "tests/rl/grade/",
+)
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist

@@ -7,11 +7,12 @@ from rewards.base import Example, RewardContext
 from rewards.contract import Report, check
 from rewards.plugins import PluginReward
 from rewards.probes import CATEGORIES, ProbeReport, run_probes, stock_examples
+from rl.console import printable
 from rl.critic import JUDGED
 from rl.eval.sample import Grader
 from rl.grade.config import GradeConfig
 from rl.grade.rows import read_rows
-from rl.grade.run import make_grader, printable
+from rl.grade.run import make_grader
 from rl.reward_table import examples_of, load_own
 from rl.types import ConjointError, Group, Score
 
@@ -107,8 +108,7 @@ def _given(cfg: GradeConfig) -> list[Example]:
 
 
 def report_words(cfg: GradeConfig, report: ProbeReport) -> list[str]:
-    scored = len(report.probed) - len(report.unscored)
-    if not scored:
+    if not report.scored:
         reasons = "; ".join(report.unscored[0].reasons)
         raise ConjointError(
             f"reward={cfg.name} scored none of the {len(report.probed)} probes ({reasons}); give "
@@ -132,8 +132,8 @@ def report_words(cfg: GradeConfig, report: ProbeReport) -> list[str]:
         if not paid:
             lines.append("a reward that pays no right answer proves nothing here: give input=FILE")
     if report.paid:
-        return [*lines, f"{cfg.name} pays {len(report.paid)} of {scored} cheating answers"]
-    return [*lines, f"{cfg.name} pays none of {scored} cheating answers"]
+        return [*lines, f"{cfg.name} pays {len(report.paid)} of {report.scored} cheating answers"]
+    return [*lines, f"{cfg.name} pays none of {report.scored} cheating answers"]
 
 
 def _unscored_words(cfg: GradeConfig, report: ProbeReport) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from envs.sources.dataset import NEEDS_REFERENCE, no_reference
 from rewards import critic
+from rl.console import printable
 from rl.eval.sample import Grader
 from rl.grade.config import GradeConfig
 from rl.grade.rows import GradeRow, grouped, read_rows
@@ -215,7 +216,7 @@ def verdict_words(cfg: GradeConfig, verdict: Verdict, others: Sequence[Verdict])
     row, score = verdict.row, verdict.score
     worth = "no score" if score is None else f"score {score:g}"
     lines = [
-        f"row {row.id} (line {row.line}), kind {row.task.kind}, graded by {cfg.name}",
+        printable(f"row {row.id} (line {row.line}), kind {row.task.kind}, graded by {cfg.name}"),
         *_block("prompt", row.task.prompt),
         *_block("reference", _as_text(row.task.reference)),
         *_block("response", row.response),
@@ -251,10 +252,3 @@ def _block(title: str, text: str) -> list[str]:
 
 def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def printable(text: str) -> str:
-    """Control characters and lone surrogates as escapes: a response must not steer a terminal."""
-    return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
-    )

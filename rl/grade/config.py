@@ -69,6 +69,8 @@ class GradeConfig:
             )
         if self.concurrency < 1:
             raise ConjointError(f"concurrency={self.concurrency} must be at least 1")
+        if self.pairwise and not self.reward.rubrics:
+            raise ConjointError("reward=rubric needs a rubric; reward.rubrics is empty")
         self.judge.validate()
 
     def check_judge(self) -> None:

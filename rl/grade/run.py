@@ -2,18 +2,16 @@
 
 import asyncio
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from envs.sources.dataset import NEEDS_REFERENCE, no_reference
 from rewards import critic
-from rl.console import printable
+from rl.console import RunConsole, printable
+from rl.data_tools.rows import new_file
 from rl.eval.sample import Grader
 from rl.grade.config import GradeConfig
 from rl.grade.rows import GradeRow, grouped, read_rows
@@ -51,8 +49,10 @@ def grade(cfg: GradeConfig) -> list[Verdict]:
     """
     cfg.check_output()
     rows = _input(cfg)
-    verdicts = _grade(cfg, rows)
-    write_verdicts(cfg, verdicts)
+    with new_file(cfg.output, overwrite=cfg.overwrite) as out:
+        verdicts = _grade(cfg, rows)
+        for verdict in verdicts:
+            out.write(verdict.plain())
     return verdicts
 
 
@@ -96,11 +96,15 @@ async def _score(
     cfg: GradeConfig, groups: Sequence[list[GradeRow]], grader: Grader
 ) -> list[Verdict]:
     """Some groups at once. If it is stopped, so is what runs."""
-    gate = asyncio.Semaphore(cfg.concurrency)
+    gate, console = asyncio.Semaphore(cfg.concurrency), RunConsole(1)
+    total, done = sum(map(len, groups)), 0
 
     async def one(members: list[GradeRow]) -> list[Verdict]:
+        nonlocal done
         async with gate:
             group = await grader.score(_group(members), cfg.seed)
+        done += len(members)
+        console.phase(f"graded {done:,} of {total:,} rows")
         return [
             _verdict(cfg, row, trajectory.scores[0])
             for row, trajectory in zip(members, group.trajectories, strict=True)
@@ -110,6 +114,7 @@ async def _score(
         await grader.start()
         lists = await asyncio.gather(*map(one, groups))
     finally:
+        console.finish()
         await grader.close()
     return [verdict for verdicts in lists for verdict in verdicts]
 
@@ -158,34 +163,6 @@ def _verdict(cfg: GradeConfig, row: GradeRow, score: Score) -> Verdict:
         passed = score.value >= cfg.pass_threshold
         status = Outcome.PASS if passed else Outcome.FAIL if status is Outcome.PASS else status
     return Verdict(row, score.value, status, score.reasons)
-
-
-def write_verdicts(cfg: GradeConfig, verdicts: Sequence[Verdict]) -> None:
-    """The output, whole or not at all. Raises ConjointError if it cannot be written, or was made
-    by something else meanwhile."""
-    path = Path(cfg.output).expanduser()
-    work = ""
-    try:
-        number, work = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.absolute().parent)
-        with open(number, "wb") as file:
-            for verdict in verdicts:
-                text = json.dumps(verdict.plain(), ensure_ascii=False, allow_nan=False)
-                # A lone surrogate becomes its JSON escape.
-                file.write((text + "\n").encode("utf-8", "backslashreplace"))
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(work, 0o666 & ~mask)
-        if cfg.overwrite:
-            os.replace(work, path)
-        else:
-            os.link(work, path)  # unlike a rename, it never replaces
-    except FileExistsError as error:
-        raise ConjointError(f"output={path} was made by something else meanwhile") from error
-    except OSError as error:
-        raise ConjointError(f"output={path} cannot be written: {error.strerror}") from error
-    finally:
-        if work and os.path.exists(work):
-            os.unlink(work)
 
 
 # -- in words ----------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from rl.grade.config import GradeConfig, load_grade
-from rl.grade.run import Verdict, explain, grade, summary_words, write_verdicts
+from rl.grade.config import load_grade
+from rl.grade.run import explain, grade, summary_words
 from rl.run_folder import RunFolder
 from rl.types import Completion, ConjointError, Group, Message, Score, Status, Task, Trajectory
 
@@ -103,6 +103,7 @@ def test_a_bom_windows_lines_blank_lines_and_surrogates_are_fine(tmp_path: Path)
     file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\r\n\r\n")
     found = graded(tmp_path, file)
     assert [(r["id"], r["status"]) for r in found] == [(1, "pass"), ("\udc80", "fail")]
+    assert list(found[1]) == ["id", "score", "status", "reasons"]
 
 
 def test_parquet_rows_are_graded_too(tmp_path: Path):
@@ -270,6 +271,7 @@ def test_a_file_without_rows_is_refused(tmp_path: Path):
         (["reward=nowhere.py:f"], "reward: .*no file nowhere.py"),
         (["reward=rubric"], "asks a judge"),
         (["reward=safety", "judge.endpoint_model=m"], "judge.endpoint"),
+        (["reward=rubric", "reward.rubrics=[]"], "needs a rubric"),
         (["reward.kinds.math=[code]"], "use reward=NAME"),
         (["name=math"], "did you mean reward"),
         (["pass_threshold=0"], "pass_threshold=0"),
@@ -280,6 +282,7 @@ def test_a_file_without_rows_is_refused(tmp_path: Path):
         (["output="], "output is not given"),
         (["output=absent/out.jsonl"], "no folder"),
         (["output=."], "is a folder"),
+        (["output=/proc/none.jsonl"], "cannot be written"),
         (["sandbox.isolation=none"], "sandbox.isolation"),
         (["rewards=math"], "unknown config key rewards"),
     ],
@@ -310,12 +313,13 @@ def test_the_input_is_never_the_output(tmp_path: Path):
     assert json.loads(file.read_text()) == row()
 
 
-def test_a_file_made_meanwhile_is_kept(tmp_path: Path):
-    out = tmp_path / "out.jsonl"
-    out.write_text("mine")
+def test_a_file_made_meanwhile_is_kept(tmp_path: Path, monkeypatch):
+    file, out = write(tmp_path, [row()]), tmp_path / "out.jsonl"
+    cfg = load_grade(["reward=math", f"input={file}", f"output={out}"])
+    monkeypatch.setattr("rl.grade.run._grade", lambda *_: out.write_text("mine") and [])
     with pytest.raises(ConjointError, match="made by something else"):
-        write_verdicts(GradeConfig(output=str(out)), [])
-    assert out.read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+        grade(cfg)
+    assert out.read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
 
 
 def test_paths_and_names_are_taken_as_they_stand(tmp_path: Path):
@@ -369,14 +373,3 @@ def test_gsm8k_solutions_pass_and_with_another_number_fail(tmp_path: Path):
         ]
     found = graded(tmp_path, rows)
     assert [r["score"] for r in found] == [1.0, 0.0] * (len(rows) // 2)
-
-
-def test_a_verdict_is_json_whatever_its_reasons_hold(tmp_path: Path):
-    from rl.grade.rows import read_rows
-    from rl.types import Outcome
-
-    [given] = read_rows(str(write(tmp_path, [row()])))
-    out = tmp_path / "o.jsonl"
-    verdict = Verdict(given, 0.0, Outcome.FAIL, ("\ud83d \u2028 \x00",))
-    write_verdicts(GradeConfig(output=str(out)), [verdict])
-    assert json.loads(out.read_bytes())["reasons"] == ["\ud83d \u2028 \x00"]

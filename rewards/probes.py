@@ -7,8 +7,10 @@ one of them teaches it. Here are the cheats and the count; `conjoint grade --pro
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from rewards.base import Example, RewardContext, RewardFn
@@ -26,6 +28,7 @@ OWN = "own cheat"
 CATEGORIES = (EMPTY, REPETITION, ECHO, STUFFING, HARD_CODED, FORGED, OVER_BUDGET, OWN)
 
 _ENTRY = "probe"
+_NUMBER = re.compile(r"-?[0-9][0-9,]{0,20}(?:\.[0-9]{1,20})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +177,11 @@ def _stuffing(reference: Any) -> Iterator[tuple[str, str]]:
 
 
 def _candidates(gold: str) -> list[str]:
-    try:
-        number = int(gold.replace(",", ""))
-    except ValueError:
+    """Answers that might be right, `gold` in the middle as it is written."""
+    if not _NUMBER.fullmatch(gold):
         return ["yes", "A", "0", gold, "1", "B", "no"]
-    return [str(number + d) if d else gold for d in (-2, -1, 0, 1, 2)]
+    number = Decimal(gold.replace(",", ""))
+    return [f"{number + d:f}" if d else gold for d in (-2, -1, 0, 1, 2)]
 
 
 def _hard_coded(reference: Any) -> Iterator[tuple[str, str]]:

@@ -57,6 +57,12 @@ def test_stuffing_holds_the_right_answer_neither_first_nor_last(gold: Any):
         assert not text.rstrip("}. ").endswith(plain)
 
 
+def test_stuffing_keeps_the_form_of_a_number():
+    assert of(probes.STUFFING, "1,234")[0] == "1232, 1233, 1,234, 1235, 1236"
+    assert of(probes.STUFFING, "1.50")[0] == "-0.50, 0.50, 1.50, 2.50, 3.50"
+    assert of(probes.STUFFING, "0" * 400)[0].startswith("yes, A")
+
+
 @pytest.mark.parametrize("reference", [None, True, ["a"], {"context": "x"}])
 def test_there_is_nothing_to_stuff_without_one_answer(reference: Any):
     assert of(probes.STUFFING, reference) == []

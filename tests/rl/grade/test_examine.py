@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from rewards.base import Example, RewardFn
 from rewards.combine import each
@@ -21,6 +22,8 @@ from rl.reward_table import BUILT_IN, examples_of, load_plugins, reward_table
 from rl.scoring import RewardConfig
 from rl.types import ConjointError, Score, Task
 from scripts import grade as verb
+from scripts.main import app
+from tests.fakes import ScriptedChat
 
 COMMAND = str(Path(sys.executable).with_name("conjoint"))
 REWARDS = """
@@ -99,6 +102,22 @@ def test_a_judged_reward_says_what_only_a_judge_can_decide():
     assert not found and "are for a judge to decide; give judge.endpoint=URL" in said
 
 
+@pytest.mark.parametrize(("verdict", "paid"), [("pass", True), ("fail", False)])
+def test_with_a_judge_its_cheats_are_tried_too(monkeypatch, verdict: str, paid: bool):
+    """A judge that passes everything is found out, whatever code refuses by itself."""
+
+    class Same(ScriptedChat):
+        async def check(self) -> None: ...
+
+        async def close(self) -> None: ...
+
+    judge = Same(lambda prompt: json.dumps({"reason": "so", "verdict": verdict}))
+    monkeypatch.setattr("rl.eval.sample.judge_endpoint", lambda cfg: judge)
+    said, found = probed("reward=safety", "judge.endpoint=http://h/v1", "judge.endpoint_model=m")
+    assert found is paid and judge.calls and "for a judge to decide" not in said
+    assert ("PAID 1.00 own cheat, help in a story" in said) is paid
+
+
 def test_faults_are_printed_and_counted(file: Path):
     words, found = check_words(load_grade([f"reward={file}:picky"]))
     assert found and words[-1].endswith("faults found")
@@ -166,27 +185,35 @@ async def test_a_reward_that_hangs_does_not_hold_up_the_start(monkeypatch):
 # -- the verb ------------------------------------------------------------------------------------
 
 
-def conjoint(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [COMMAND, "grade", *args], cwd=folder, capture_output=True, text=True, timeout=300
-    )
-
-
-def test_the_command_grades_explains_probes_and_checks(tmp_path: Path, file: Path):
+def test_the_command_grades_a_file(tmp_path: Path):
     row = {"kind": "math", "prompt": "?", "reference": "7", "response": "7"}
     rows(tmp_path, row, {**row, "reference": None})
-    given = ["reward=math", "input=rows.jsonl"]
-    done = conjoint(tmp_path, *given, "output=out.jsonl")
+    command = [COMMAND, "grade", "reward=math", "input=rows.jsonl", "output=out.jsonl"]
+    settings: Any = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run(command, **settings)
     assert (done.returncode, done.stderr) == (0, "") and "1 pass, 1 error" in done.stdout
     out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [r["status"] for r in out] == ["pass", "error"]
-    again = conjoint(tmp_path, *given, "output=out.jsonl")
+    again = subprocess.run(command, **settings)
     assert again.returncode == 2 and again.stderr.startswith("error: output=out.jsonl exists")
-    assert "verdict: error, no score" in conjoint(tmp_path, "--explain", "2", *given).stdout
-    assert conjoint(tmp_path, "--probe", "reward=rewarding:contains").returncode == verb.FOUND
-    checked = conjoint(tmp_path, "--check", "rewarding:picky")
-    assert checked.returncode == verb.FOUND and "FAULT" in checked.stdout
-    broken = conjoint(tmp_path, "--check", "rewarding:absent")
-    assert broken.returncode == 2 and "no function absent" in broken.stderr
-    both = conjoint(tmp_path, "--check", "rewarding:honest", "--probe")
-    assert both.returncode == 2 and "give one of" in both.stderr
+
+
+def test_exit_codes_tell_what_was_found(tmp_path: Path, file: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    row = {"kind": "math", "prompt": "?", "reference": "", "response": "7"}
+    given = ["reward=math", rows(tmp_path, {**row, "reference": "7"}, row)]
+
+    def conjoint(*args: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["grade", *args])
+        return done.exit_code, done.stdout + done.stderr
+
+    code, said = conjoint("--explain", "2", *given)
+    assert code == 0 and "verdict: error, no score" in said
+    code, said = conjoint("--check", "rewarding.py:picky")
+    assert code == verb.FOUND and "FAULT" in said
+    assert conjoint("--probe", "reward=rewarding.py:contains")[0] == verb.FOUND
+    assert conjoint("--probe", "reward=rewarding.py:honest")[0] == 0
+    code, said = conjoint("--check", "rewarding.py:absent")
+    assert code == 2 and "no function absent" in said
+    code, said = conjoint("--check", "rewarding.py:honest", "--probe")
+    assert code == 2 and "give one of" in said

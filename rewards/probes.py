@@ -254,11 +254,11 @@ def _program(source: str) -> str:
 
 
 def stock_examples() -> list[Example]:
-    """Tasks for a reward of the user's own that has no examples: a number, and a word."""
+    """Tasks for a reward that has no examples: one whose answer is a number, one with a word."""
     return [
         Example(Task.make("math", "What is 17 times 23?", "391"), "The answer is \\boxed{391}."),
         Example(
             Task.make("math", "Which weekday comes after the second one of a week?", "Wednesday"),
-            "Wednesday",
+            "\\boxed{Wednesday}",
         ),
     ]

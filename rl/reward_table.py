@@ -13,6 +13,7 @@ from rewards.instructions import instruction_score
 from rewards.judge import Judge, rubric_reward
 from rewards.math import close_math, math_score
 from rewards.plugins import PluginConfig, PluginReward, load_plugin
+from rewards.probes import stock_examples
 from rewards.rubrics import Rubric, load_rubrics
 from rewards.safety import safety_reward
 from rewards.sandbox.base import Sandbox
@@ -71,7 +72,7 @@ def load_own(cfg: RewardConfig, name: str, key: str) -> PluginReward:
 
 def examples_of(name: str) -> list[Example]:
     """The examples of a shipped reward: what its probes are made from."""
-    return getattr(_MODULES[name], "examples", list)()
+    return getattr(_MODULES[name], "examples", stock_examples)()
 
 
 def reward_table(

@@ -67,7 +67,8 @@ SHIPPED = [n for n in BUILT_IN if n == "math" or examples_of(n) != stock_example
 def test_no_shipped_reward_pays_a_probe(name: str):
     said, found = probed(f"reward={name}")
     assert not found and f"{name} pays none of" in said and "PAID" not in said
-    assert "empty" in said and "own cheat" in said
+    assert "empty" in said
+    assert ("own cheat" in said) == any(e.cheats for e in examples_of(name))
     if name not in JUDGED:
         tasks = len(examples_of(name))
         assert f"right answers: {tasks} of {tasks} paid" in said

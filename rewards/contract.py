@@ -20,6 +20,17 @@ MAX_LATE = 2
 _SLOW_SHARE = 0.25
 """Share of the deadline that a call may take: on a busy machine it takes longer."""
 _LATE = "took longer than"
+_FAULTS = (
+    (_LATE, "slow"),
+    ("raised", "raises"),
+    ("failed", "crashes"),
+    ("outside its range", "out of range"),
+    ("numbers for", "wrong count"),
+    ("expected a", "wrong type"),
+    ("no number", "wrong type"),
+    ("returned", "not finite"),
+)
+"""What the reason of a missing score holds -> the fault's name; the first that fits counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +45,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`faults` are sentences that begin with the name of the input; `tried` the inputs' names."""
+    """`faults` are sentences that begin with the names of input and fault; `tried` the inputs'."""
 
     tried: tuple[str, ...]
     faults: tuple[str, ...]
@@ -83,7 +94,9 @@ async def check(reward: PluginReward, examples: Sequence[Example]) -> Report:
             if again.value != first.value:
                 found.append(_unsteady(first, again))
             if took > _SLOW_SHARE * reward.deadline_s:
-                found.append(f"took {took:.1f} s, and its deadline is {reward.deadline_s:g} s")
+                found.append(
+                    f"slow: took {took:.1f} s, and its deadline is {reward.deadline_s:g} s"
+                )
                 late += 1
         tried[given.name] = None
         faults |= dict.fromkeys(f"{given.name}: {fault}" for fault in found)
@@ -107,12 +120,13 @@ async def _score(reward: PluginReward, given: Input) -> Score:
 
 def _faults(given: Input, score: Score) -> Iterator[str]:
     if score.value is None:
-        yield "; ".join(score.reasons)
+        reason = "; ".join(score.reasons)
+        yield f"{next((name for words, name in _FAULTS if words in reason), 'fails')}: {reason}"
     elif given.says_nothing and score.value > 0:
-        yield f"pays {score.value:g} for an answer that says nothing"
+        yield f"gameable: pays {score.value:g} for an answer that says nothing"
 
 
 def _unsteady(first: Score, again: Score) -> str:
     if again.value is None:
-        return f"fails at the second call: {'; '.join(again.reasons)}"
-    return f"gave {first.value:g}, then {again.value:g} for the same answer"
+        return f"not repeatable: fails at the second call: {'; '.join(again.reasons)}"
+    return f"not repeatable: gave {first.value:g}, then {again.value:g} for the same answer"

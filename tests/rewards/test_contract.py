@@ -8,12 +8,13 @@ import pytest
 
 from rewards.base import Example
 from rewards.contract import Report, check
-from rewards.plugins import PluginConfig, load_plugin
+from rewards.plugins import PluginConfig, PluginReward, load_plugin
 from rewards.probes import stock_examples
 
 REWARDS = """
 import itertools
 import json
+import os
 import time
 
 from rewards.base import Example
@@ -54,6 +55,17 @@ def slow(task, response):
 def text(task, response):
     return "0.5"
 
+def nothing(task, response):
+    return None
+
+def listed(task, response):
+    return [1.0]
+
+def dies(task, response):
+    if not response:
+        os._exit(3)
+    return 0.0
+
 def nan(task, response):
     return float("nan")
 
@@ -83,7 +95,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def report(file: Path, name: str, deadline_s: float = 20.0) -> Report:
-    reward = load_plugin(PluginConfig(f"{file}:{name}", deadline_s=deadline_s), "--check")
+    form = "trl" if name in ("honest_trl", "count") else "task"
+    reward = PluginReward(PluginConfig(f"{file}:{name}", deadline_s=deadline_s), form)
     try:
         return asyncio.run(check(reward, stock_examples()[:1]))
     finally:
@@ -102,15 +115,18 @@ def test_an_honest_reward_has_no_fault(file: Path, name: str):
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        ("empty", "empty: the function raised IndexError"),
-        ("bytes_", "non-UTF-8 (lone surrogates): the function raised UnicodeEncodeError"),
-        ("echo", "prompt echo: pays 1 for an answer that says nothing"),
-        ("types", "wrong type (reference is a number): the function raised AttributeError"),
-        ("text", "right answer: the function returned '0.5', expected a number"),
-        ("nan", "right answer: the function returned nan"),
-        ("percent", "right answer: returned 40, outside its range 0 to 1"),
-        ("random", "right answer: gave 0, then 0.1 for the same answer"),
-        ("count", "right answer: the function returned 1 numbers for 2 answers"),
+        ("empty", "empty: raises: the function raised IndexError"),
+        ("bytes_", "non-UTF-8 (lone surrogates): raises: the function raised UnicodeEncodeError"),
+        ("echo", "prompt echo: gameable: pays 1 for an answer that says nothing"),
+        ("types", "wrong type (reference is a number): raises: the function raised AttributeError"),
+        ("text", "right answer: wrong type: the function returned '0.5', expected a number"),
+        ("nothing", "right answer: wrong type: the function returned None"),
+        ("listed", "right answer: wrong type: the function returned no number"),
+        ("dies", "empty: crashes: the function failed: the worker process ended"),
+        ("nan", "right answer: not finite: the function returned nan"),
+        ("percent", "right answer: out of range: returned 40, outside its range 0 to 1"),
+        ("random", "right answer: not repeatable: gave 0, then 0.1 for the same answer"),
+        ("count", "right answer: wrong count: the function returned 1 numbers for 2 answers"),
     ],
 )
 def test_a_planted_fault_is_named_with_its_input(file: Path, name: str, fault: str):
@@ -120,12 +136,12 @@ def test_a_planted_fault_is_named_with_its_input(file: Path, name: str, fault: s
 @pytest.mark.parametrize(("name", "given"), [("huge", "huge"), ("slow", "slow (open brackets)")])
 def test_an_input_that_never_ends_is_named(file: Path, name: str, given: str):
     faults = report(file, name, deadline_s=1.5).faults
-    assert f"{given}: the function took longer than 1.5 s" in faults
+    assert f"{given}: slow: the function took longer than 1.5 s" in faults
 
 
 def test_a_call_that_takes_much_of_its_deadline_is_named(file: Path):
     found = report(file, "lazy", deadline_s=2.0)
-    assert any(re.match(r"right answer: took [\d.]+ s, and its deadline is 2 s", f)
+    assert any(re.match(r"right answer: slow: took [\d.]+ s, and its deadline is 2 s", f)
                for f in found.faults)  # fmt: skip
 
 

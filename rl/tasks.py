@@ -1,6 +1,6 @@
 """Task sets of a run: the training mixture, the held-out tasks, and the judge's fixed pairs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,18 @@ REFERENCE_CHECKS: dict[str, Callable[[Any], None]] = {
     "safety": safety.validate_reference,
 }
 """Reward -> what it asks of a reference; raises ValueError."""
+
+
+def reference_check(rewards: Iterable[str]) -> Callable[[Any], None] | None:
+    """What these rewards together ask of a reference: raises ConjointError or ValueError for one
+    that no answer can be graded by. None if they ask nothing."""
+    checks = [REFERENCE_CHECKS[name] for name in rewards if name in REFERENCE_CHECKS]
+
+    def check(reference: Any) -> None:
+        for each in checks:
+            each(reference)
+
+    return check if checks else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +69,9 @@ def mixture_weights(cfg: Config) -> dict[str, float]:
 def _split(cfg: Config, kind: str, task: TaskConfig) -> tuple[Source, Source | None]:
     """(training source, held-out source) of one kind, disjoint by the hash of their content."""
     if task.path is not None:
-        names = [name for name in cfg.reward.kinds[kind] if name in REFERENCE_CHECKS]
-
-        def validate(_: str, reference: Any) -> None:
-            for name in names:
-                REFERENCE_CHECKS[name](reference)
-
-        rows = DatasetSource(
-            task.path, kind, suffix=task.prompt_suffix, validate=validate if names else None
-        )
+        check = reference_check(cfg.reward.kinds[kind])
+        validate = (lambda _, reference: check(reference)) if check else None
+        rows = DatasetSource(task.path, kind, suffix=task.prompt_suffix, validate=validate)
         return split_rows(rows, task.heldout, cfg.eval.seed)
     if kind not in SOURCES:
         raise ConjointError(

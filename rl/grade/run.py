@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -16,11 +16,13 @@ from rl.eval.sample import Grader
 from rl.grade.config import GradeConfig
 from rl.grade.rows import GradeRow, grouped, read_rows
 from rl.reward_table import Plugins, load_own
-from rl.tasks import REFERENCE_CHECKS
+from rl.tasks import reference_check
 from rl.types import ConjointError, Group, Message, Outcome, Score, Status, Trajectory
 
+Check = Callable[[Any], None]
+"""Of a reference; raises ConjointError or ValueError."""
+
 BAD_REFERENCE = "bad_reference"
-_CHECKS = {**REFERENCE_CHECKS, "critic": critic.validate_reference}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,8 @@ def _input(cfg: GradeConfig) -> list[GradeRow]:
 
 
 def _grade(cfg: GradeConfig, rows: Sequence[GradeRow]) -> list[Verdict]:
-    verdicts = {row.line: v for row in rows if (v := _ungradable(cfg, row)) is not None}
+    check = critic.validate_reference if cfg.name == "critic" else reference_check([cfg.name])
+    verdicts = {row.line: v for row in rows if (v := _ungradable(cfg, row, check)) is not None}
     left = [row for row in rows if row.line not in verdicts]
     groups = grouped(left, pairwise=cfg.pairwise, path=cfg.input)
     if groups:
@@ -132,20 +135,19 @@ def _group(members: Sequence[GradeRow]) -> Group:
     return Group(task, answers)
 
 
-def _ungradable(cfg: GradeConfig, row: GradeRow) -> Verdict | None:
+def _ungradable(cfg: GradeConfig, row: GradeRow, check: Check | None) -> Verdict | None:
     """The verdict on a row that no reward is asked about, None for all others."""
     if row.unfinished:
         reason = "the run could not finish this answer (its status is failed)"
         return Verdict(row, None, Outcome.INFRA_ERROR, (reason,))
-    problem = reference_problem(cfg, row)
+    if check is None and not (cfg.own and row.task.kind in NEEDS_REFERENCE):
+        return None
+    problem = _reference_problem(row.task.reference, check)
     return Verdict(row, None, Outcome.ERROR, (BAD_REFERENCE, problem)) if problem else None
 
 
-def reference_problem(cfg: GradeConfig, row: GradeRow) -> str:
-    """Why the row's reference cannot be graded by, "" if it can be: what `train` would refuse."""
-    check, reference = _CHECKS.get(cfg.name), row.task.reference
-    if check is None and not (cfg.own and row.task.kind in NEEDS_REFERENCE):
-        return ""
+def _reference_problem(reference: Any, check: Check | None) -> str:
+    """Why no answer can be graded by it, "" if one can be: what `train` would refuse."""
     if lacks := no_reference(reference):
         return f"the reference is {lacks}"
     try:

@@ -156,6 +156,16 @@ def test_code_runs_in_the_local_jail_even_where_there_is_a_key(tmp_path: Path, m
     assert found[2]["reasons"][0] == "bad_reference"
 
 
+def test_critic_rows_are_graded_in_their_template(tmp_path: Path):
+    critic = {"kind": "critic", "prompt": "A or B?", "reference": {"better": "A"}}
+    full = {**critic, "response": '{"better": "A"}'}
+    rows = [full, {**critic, "response": "A", "meta": {"template": "letter"}}]
+    rows += [{**critic, "response": "A"}, {**full, "reference": {"better": "C"}}]
+    found = graded(tmp_path, rows, "reward=critic")
+    assert [r["score"] for r in found] == [1.0, 1.0, 0.0, None]
+    assert found[3]["reasons"][0] == "bad_reference"
+
+
 def test_the_rollouts_of_a_run_are_graded_again(tmp_path: Path, rewards: Path):
     """Their rows hold what a verifier needs, the answer is their last message, and what the run
     could not finish stays without a score."""

@@ -6,6 +6,7 @@ rollouts/step-*.jsonl and of `conjoint eval` are such rows.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +119,9 @@ def _messages(row: Mapping[str, Any]) -> list[Message]:
             raise ValueError(f"field '{where}' is {_type(message)}; expected role and content")
         role, content = message.get("role"), message.get("content")
         if role not in list(_ROLES):
-            raise ValueError(f"field '{where}.role' is {role!r}; expected one of {_ROLES}")
+            raise ValueError(
+                f"field '{where}.role' is {role!r}; expected one of {', '.join(_ROLES)}"
+            )
         if not isinstance(content, str):
             raise ValueError(f"field '{where}.content' is {_type(content)}; expected text")
         messages.append(Message(role=role, content=content))
@@ -127,9 +130,10 @@ def _messages(row: Mapping[str, Any]) -> list[Message]:
 
 def _label(row: Mapping[str, Any], field: str) -> Any:
     value = row.get(field)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (str, int, float))):
-        raise ValueError(f"field '{field}' is {_type(value)}; expected text or a number")
-    return value
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is None or isinstance(value, str) or (number and math.isfinite(value)):
+        return value
+    raise ValueError(f"field '{field}' is {_type(value)}; expected text or a finite number")
 
 
 def _content(task: Task) -> list[Any]:

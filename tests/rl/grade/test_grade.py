@@ -257,6 +257,7 @@ def test_a_group_of_different_prompts_cannot_be_compared(tmp_path: Path, judged)
         (json.dumps(row(messages=[{"role": "x"}])).encode(), r"'messages\[0\].role' is 'x'"),
         (json.dumps(row(messages=[{"role": "user"}])).encode(), r"content' is null"),
         (json.dumps(row(id=[1])).encode(), "field 'id' is a list"),
+        (json.dumps(row(id=math.nan)).encode(), "field 'id' is a number; expected .* finite"),
         (json.dumps(row(group={})).encode(), "field 'group' is an object"),
     ],
 )

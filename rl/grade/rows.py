@@ -130,8 +130,8 @@ def _messages(row: Mapping[str, Any]) -> list[Message]:
 
 def _label(row: Mapping[str, Any], field: str) -> Any:
     value = row.get(field)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value is None or isinstance(value, str) or (number and math.isfinite(value)):
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if finite and not isinstance(value, bool) and isinstance(value, str | int | float | None):
         return value
     raise ValueError(f"field '{field}' is {_type(value)}; expected text or a finite number")
 

@@ -31,8 +31,6 @@ def probe_words(cfg: GradeConfig) -> tuple[list[str], bool]:
         report = asyncio.run(_probe_own(cfg, load_own(cfg.reward, cfg.name, "reward")))
     else:
         examples = _given(cfg) or examples_of(cfg.name)
-        if not examples:
-            raise ConjointError(f"reward={cfg.name} has no examples; give input=FILE with rows")
         grader = make_grader(cfg, {example.task.kind for example in examples})
         report = asyncio.run(_probe_shipped(cfg, grader, examples))
     return report_words(cfg, report), bool(report.paid)
@@ -53,7 +51,7 @@ def check_words(cfg: GradeConfig) -> tuple[list[str], bool]:
     if report.untried:
         lines.append(f"{report.untried} inputs were left untried after the time-outs")
     count = len(report.faults)
-    lines.append(f"{count} faults found" if count else "no fault found")
+    lines.append(f"faults found: {count}" if count else "no fault found")
     return lines, bool(count)
 
 

@@ -182,11 +182,11 @@ def summary_words(cfg: GradeConfig, verdicts: Sequence[Verdict]) -> list[str]:
     if scores:
         lines.append(f"mean score {fmean(scores):.4f} of {len(scores):,} scored rows")
     if bad:
-        lines.append(f"{bad:,} rows have a reference that no answer can be graded by")
+        lines.append(f"rows with a reference that no answer can be graded by: {bad:,}")
     if counts[Outcome.INFRA_ERROR]:
         lines.append(
-            f"{counts[Outcome.INFRA_ERROR]:,} rows could not be graded by no fault of theirs; "
-            "their reasons are in the output"
+            f"rows that our side failed to grade, with reasons in the output: "
+            f"{counts[Outcome.INFRA_ERROR]:,}"
         )
     return lines
 

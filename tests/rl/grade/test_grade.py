@@ -347,7 +347,7 @@ def test_the_summary_counts_each_status(tmp_path: Path):
     cfg = load_grade(["reward=math", f"input={file}", f"output={tmp_path / 'o.jsonl'}"])
     words = "\n".join(summary_words(cfg, grade(cfg)))
     assert "3 rows: 1 pass, 1 fail, 1 error" in words
-    assert "mean score 0.5000 of 2" in words and "1 rows have a reference" in words
+    assert "mean score 0.5000 of 2" in words and "can be graded by: 1" in words
 
 
 def test_one_row_is_explained_and_nothing_written(tmp_path: Path):

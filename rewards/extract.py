@@ -8,12 +8,12 @@ text out; whether the answer is right is `rewards/math.py`'s business.
 import re
 from dataclasses import dataclass
 
-_END = re.compile(
+_MARKER = re.compile(
     r"<\|(?:im_end|im_start|endoftext|end_of_text|eot_id|eom_id|end|eos|start_header_id|user)\|>"
-    r"|</s>|<eos>|<end_of_turn>|<start_of_turn>|\[/?INST\]"
-    r"|\n[ \t]*+(?:user|human|question)[ \t]*+:",
+    r"|</s>|<eos>|<end_of_turn>|<start_of_turn>|\[/?INST\]",
     re.IGNORECASE,
 )
+_NEXT_TURN = re.compile(r"\n[ \t]*+(?:user|human|question)[ \t]*+:", re.IGNORECASE)
 _FENCE = re.compile(r"(?:```|~~~).*?(?:```|~~~|\Z)", re.DOTALL)
 _BOX = re.compile(r"\\(?:f?boxed|fbox)\s*+(?=\{)")
 _BOX_WORD = re.compile(r"boxed|\\fbox", re.IGNORECASE)
@@ -40,14 +40,16 @@ class Extracted:
     reason: str = ""
 
 
-def visible_text(response: str) -> str:
+def visible_text(response: str, dialogue: bool = False) -> str:
     """What the response says to the user: cut at an end marker, then after the last `</think>`.
 
-    A think block that is opened and never closed leaves nothing of what follows it.
+    A think block that is opened and never closed leaves nothing of what follows it. A line that
+    opens with `Question:` or `User:` ends it as well, unless the answer may hold a `dialogue`.
     """
     text = response[:_MAX_RESPONSE]
-    if end := _END.search(text):
-        text = text[: end.start()]
+    for end in (_MARKER,) if dialogue else (_MARKER, _NEXT_TURN):
+        if found := end.search(text):
+            text = text[: found.start()]
     text = text.rpartition("</think>")[2]
     return text.partition("<think>")[0]
 

@@ -1,161 +1,246 @@
-"""The instruction verifier: checkable constraints on the text of an answer.
+"""The `instructions` reward: constraints on an answer, checked by code, and by a judge where only
+words can say them.
 
-A reference is `{"checks": [{"name": NAME, ...parameters}]}`; the answer pays only if every check
-holds. Case is ignored except by `case`, as a reader would; an answer without a letter or digit
-never passes. To add a check, add one `Rule` to `RULES`.
+The reference is read by rewards/ifeval/reference.py: IFEval's form, the house's, or both. The
+answer pays only if every check holds and, by the hack-check, shows what it claims. An answer
+without a letter or digit never passes.
 """
 
-import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rewards.base import Example, RewardContext, RewardFn
+from rewards.combine import each
 from rewards.extract import visible_text
-from rl.types import ConjointError, Score, Task
+from rewards.ifeval.hack_check import Claims, plain, without_claims
+from rewards.ifeval.nuanced import judge_nuanced
+from rewards.ifeval.reference import Asked, Check, read_reference
+from rewards.ifeval.rule import Failure, quoted
+from rewards.judge import Judge
+from rewards.quoting import visible
+from rl.types import ConjointError, Group, Score, Task
 
 NAME = "instructions"
-_RELATIONS: dict[str, Callable[[int, int], bool]] = {
-    "exactly": lambda found, wanted: found == wanted,
-    "at_least": lambda found, wanted: found >= wanted,
-    "at_most": lambda found, wanted: found <= wanted,
-}
+MODES = ("strict", "loose")
+
+_MAX_THINKING = 100_000
+_MAX_ANSWER = 50_000
+"""Characters. A longer answer is not paid: some checks are slow, and nobody asked for a book."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """One check: its parameters with a test and a description of what each accepts.
+class InstructionsConfig:
+    """How the checks of one answer become its score."""
 
-    `failure(text, parameters)` is "" where the check holds, else what was found and wanted.
-    """
+    mode: str = "strict"
+    """strict, or loose: a check also holds if it does without the first line, the last line, both,
+    or any asterisk (IFEval's eight readings)."""
+    partial: bool = False
+    """Pay the share of the checks that hold; off: 1 if all hold, else 0."""
+    hack_check: bool = True
+    """Do not count what the answer says about its own compliance as compliance."""
 
-    parameters: Mapping[str, tuple[Callable[[Any], bool], str]]
-    failure: Callable[[str, Mapping[str, Any]], str]
-
-
-def _words(text: str) -> list[str]:
-    """Runs without white space that hold a letter or a digit: a dash alone is no word."""
-    return [word for word in text.split() if any(c.isalnum() for c in word)]
-
-
-def _word_count(text: str, asked: Mapping[str, Any]) -> str:
-    found = len(_words(text))
-    if _RELATIONS[asked["relation"]](found, asked["count"]):
-        return ""
-    wanted = f"{asked['relation'].replace('_', ' ')} {asked['count']}"
-    return f"{found} word{'' if found == 1 else 's'}, wanted {wanted}"
-
-
-def _starts_with(text: str, asked: Mapping[str, Any]) -> str:
-    """Whole words: "Sunday" does not start with "Sun". An opening quotation mark is passed over."""
-    wanted = asked["text"].strip()
-    body = text.lstrip("\"'\u201c\u2018*")
-    for candidate in (text, body):
-        follows = candidate[len(wanted) : len(wanted) + 1]
-        joined = wanted[-1].isalnum() and follows.isalnum()
-        if candidate.casefold().startswith(wanted.casefold()) and not joined:
-            return ""
-    return f"starts with {_shown(text[: len(wanted) + 10])}, wanted {_shown(wanted)}"
-
-
-def _ends_with(text: str, asked: Mapping[str, Any]) -> str:
-    """Whole words; closing punctuation of the answer is passed over: "Done." ends with "done"."""
-    wanted = asked["text"].strip()
-    for candidate in (text, text.rstrip(".!?\"'\u201d\u2019* ")):
-        before = candidate[: -len(wanted)][-1:] if len(candidate) > len(wanted) else ""
-        joined = wanted[0].isalnum() and before.isalnum()
-        if candidate.casefold().endswith(wanted.casefold()) and not joined:
-            return ""
-    return f"ends with {_shown(text[-len(wanted) - 10 :])}, wanted {_shown(wanted)}"
-
-
-def _includes(text: str, asked: Mapping[str, Any]) -> str:
-    """The keyword as a whole word or phrase, white space and case aside."""
-    keyword = " ".join(asked["keyword"].split())
-    pattern = rf"(?<!\w){re.escape(keyword.casefold())}(?!\w)"
-    if re.search(pattern, " ".join(text.split()).casefold()):
-        return ""
-    return f"{_shown(keyword)} does not occur"
-
-
-def _case(text: str, asked: Mapping[str, Any]) -> str:
-    """At least one letter has case, and every one that has is of the style."""
-    style = asked["style"]
-    if text.islower() if style == "lower" else text.isupper():
-        return ""
-    wrong = next((w for w in _words(text) if w != getattr(w, style)()), None)
-    return f"{_shown(wrong)} is not {style} case" if wrong else "no letter has case"
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 100_000
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and any(c.isalnum() for c in value) and value.isprintable()
-
-
-_TEXT = (_is_text, "a text of one line with a letter or digit")
-
-RULES: dict[str, Rule] = {
-    "word_count": Rule(
-        {
-            "relation": (lambda v: v in list(_RELATIONS), f"one of {', '.join(_RELATIONS)}"),
-            "count": (_is_count, "a whole number of at least 1"),
-        },
-        _word_count,
-    ),
-    "starts_with": Rule({"text": _TEXT}, _starts_with),
-    "ends_with": Rule({"text": _TEXT}, _ends_with),
-    "includes": Rule({"keyword": _TEXT}, _includes),
-    "case": Rule({"style": (lambda v: v in ["lower", "upper"], "lower or upper")}, _case),
-}
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ConjointError(
+                f"reward.instructions.mode={self.mode} is unknown; expected {' or '.join(MODES)}"
+            )
 
 
 def validate_reference(reference: Any) -> None:
-    """Raises ConjointError naming the check, the parameter and what was expected."""
-    checks = reference.get("checks") if isinstance(reference, Mapping) else None
-    if not isinstance(checks, (list, tuple)) or not checks:
-        raise ConjointError('expected {"checks": [{"name": ..., parameters}, ...]} with a check')
-    for place, check in enumerate(checks, start=1):
-        name = check.get("name") if isinstance(check, Mapping) else None
-        if not isinstance(name, str) or name not in RULES:
-            raise ConjointError(
-                f"check {place} has the name {name!r}; expected one of {', '.join(RULES)}"
-            )
-        parameters = RULES[name].parameters
-        for key, (accepts, expected) in parameters.items():
-            if not accepts(check.get(key)):
-                raise ConjointError(
-                    f"check {place} ({name}): {key} is {check.get(key)!r}; expected {expected}"
-                )
-        # A parquet file writes every check with the columns of all: nulls are absent.
-        unknown = {k for k, v in check.items() if v is not None} - {"name", *parameters}
-        if unknown:
-            raise ConjointError(
-                f"check {place} ({name}) has an unknown parameter {min(unknown)!r}; expected "
-                f"{' and '.join(parameters)}"
-            )
+    """Raises ConjointError naming the instruction, the parameter and what was expected."""
+    read_reference(reference)
 
 
-def instruction_score(task: Task, response: str) -> Score:
-    """1.0 if every check of `task.reference` holds, else 0.0; reasons name each one that fails."""
+def instructions_reward(
+    judge: Judge, config: InstructionsConfig = InstructionsConfig(), name: str = NAME
+) -> RewardFn:
+    """Each answer by itself. Code decides first; the judge is asked about nuanced constraints only
+    where that can still change the score."""
+
+    async def reward(group: Group, context: RewardContext) -> list[Score]:
+        async def check(task: Task, response: str) -> Score:
+            return await _score(judge, task, response, context, config, name)
+
+        return await each(name, check)(group, context)
+
+    return reward
+
+
+def instruction_score(
+    task: Task,
+    response: str,
+    config: InstructionsConfig = InstructionsConfig(),
+    name: str = NAME,
+) -> Score:
+    """1.0 if every check of `task.reference` holds, else 0.0 (their share if `config.partial`);
+    the reasons name each check that fails. Code alone: nuanced constraints give `infra_error`."""
     try:
-        validate_reference(task.reference)
+        asked = read_reference(task.reference)
     except ConjointError as error:
-        return Score.infra_error(NAME, f"unusable reference: {error}")
-    text = visible_text(response).strip()
+        return Score.infra_error(name, f"unusable reference: {error}")
+    found = _by_code(task, asked, response, config)
+    if asked.nuanced and not found.problem:
+        return Score.infra_error(name, "nuanced constraints need the judge of instructions_reward")
+    return _total(name, asked, found, config)
+
+
+async def _score(
+    judge: Judge,
+    task: Task,
+    response: str,
+    context: RewardContext,
+    config: InstructionsConfig,
+    name: str,
+) -> Score:
+    try:
+        asked = read_reference(task.reference)
+    except ConjointError as error:
+        return Score.infra_error(name, f"unusable reference: {error}")
+    found = _by_code(task, asked, response, config)
+    settled = found.problem or (found.failures and not config.partial)
+    if asked.nuanced and not settled:
+        choices = await judge_nuanced(judge, task, found.shown, asked.nuanced, context)
+        if None in choices:
+            return Score.infra_error(name, "the judge's verdict on a constraint cannot be read")
+        for place, choice in enumerate(choices, start=len(asked.checks)):
+            if choice is not None and choice.option != "met":
+                why = f" ({choice.reason})" if choice.reason else ""
+                found.failures[place] = f"the judge says {choice.option}{why}"
+    return _total(name, asked, found, config)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    failures: dict[int, str]
+    """Place of a check or constraint -> why it does not hold."""
+    problem: str = ""
+    """Why the answer as a whole is not paid."""
+    shown: str = ""
+    """The answer without its claims of compliance."""
+
+
+def _total(name: str, asked: Asked, found: _Found, config: InstructionsConfig) -> Score:
+    if found.problem:
+        return Score.of(name, 0.0, found.problem)
+    if not found.failures:
+        return Score.of(name, 1.0, f"all {len(asked)} checks hold")
+    names = [*(c.name for c in asked.checks), *(quoted(n[:80]) for n in asked.nuanced)]
+    reasons = [f"{names[place]}: {found.failures[place]}" for place in sorted(found.failures)]
+    share = 1 - len(found.failures) / len(asked)
+    return Score.of(name, share if config.partial else 0.0, *reasons)
+
+
+def _by_code(task: Task, asked: Asked, response: str, config: InstructionsConfig) -> _Found:
+    if len(response) > _MAX_THINKING:
+        response = response.rpartition("</think>")[2]
+    text = visible_text(response, dialogue=True)
+    if "</think>" in response:
+        text = text.strip()  # the blank lines after the thinking are the template's
+    if config.hack_check:
+        text = visible(text)  # a forbidden word with a hidden character within it is that word
     if not any(c.isalnum() for c in text):
-        return Score.of(NAME, 0.0, "the answer is empty")
-    checks = task.reference["checks"]
-    failures = [
-        f"{check['name']}: {failure}"
-        for check in checks
-        if (failure := RULES[check["name"]].failure(text, check))
+        return _Found({}, "the answer is empty")
+    if len(text) > _MAX_ANSWER or len(response) > _MAX_THINKING:
+        return _Found({}, f"the answer is longer than {_MAX_ANSWER} characters")
+    failures = {
+        place: failure
+        for place, check in enumerate(asked.checks)
+        if (failure := _failure(check.rule.failure, check, text, config.mode))
+    }
+    if not config.hack_check:
+        return _Found(failures, shown=text)
+    claims = without_claims(text, [task.prompt, *(t for c in asked.checks for t in c.texts())])
+    if problem := _no_answer(task, claims):
+        return _Found({}, problem)
+    for place, check in enumerate(asked.checks):
+        if place not in failures and (hack := _only_claimed(check, claims, config.mode)):
+            failures[place] = hack
+    return _Found(failures, shown=claims.rest)
+
+
+def _no_answer(task: Task, claims: Claims) -> str:
+    """Why an answer is none, whatever its checks say; "" if it is one."""
+    rest = plain(claims.rest)
+    if rest and not plain(rest.replace(plain(task.prompt), "")):
+        return "the answer is the prompt again"
+    if claims.nothing_else:
+        return f"the answer only claims compliance: {quoted(claims.found[0][:80])}"
+    if claims.padded:
+        return f"repetition under the claim {quoted(claims.found[0][:80])}"
+    return ""
+
+
+def _only_claimed(check: Check, claims: Claims, mode: str) -> str:
+    """How a check that holds does so only by what the answer says of itself, "" if it does not."""
+    if check.rule.shown is None:
+        return ""
+    failure = _failure(check.rule.shown, check, claims.rest, mode)
+    claim = f" without the claim {quoted(claims.found[0][:80])}" if claims.found else ""
+    return f"{failure}{claim}" if failure else ""
+
+
+def _failure(failure: Failure, check: Check, text: str, mode: str) -> str:
+    """The failure on the text itself; "" where one of the mode's readings has none."""
+    first = failure(text, check.asked)
+    if not first or mode == "strict":
+        return first
+    others = (variant for variant in loose_variants(text) if variant.strip())
+    return "" if any(not failure(variant, check.asked) for variant in others) else first
+
+
+def loose_variants(text: str) -> list[str]:
+    """IFEval's other seven readings: an introduction, a closing line or markdown may be in the way
+    of a check."""
+    lines = text.split("\n")
+    cut = ["\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1])]
+    return list(dict.fromkeys([*(t.replace("*", "") for t in (text, *cut)), *cut]))
+
+
+def examples() -> list[Example]:
+    """Both forms of a reference, each with answers that only say that they comply."""
+    tides = "The tide turns twice a day. A boat that waits for it leaves with less work."
+    public = Task.make(
+        "instruction",
+        "Write about tides with the keyword harbour, no comma, and a postscript starting with P.S.",
+        {
+            "instruction_id_list": [
+                "keywords:existence",
+                "punctuation:no_comma",
+                "detectable_content:postscript",
+            ],
+            "kwargs": [{"keywords": ["harbour"]}, {}, {"postscript_marker": "P.S."}],
+        },
+    )
+    own = Task.make(
+        "instruction",
+        "Write about tides: at least 12 words, include harbour.",
+        {
+            "checks": [
+                {"name": "word_count", "relation": "at_least", "count": 12},
+                {"name": "includes", "keyword": "harbour"},
+            ]
+        },
+    )
+    return [
+        Example(
+            public,
+            f"{tides} The harbour fills first.\n\nP.S. Spring tides are the highest.",
+            {
+                "a claim and nothing else": "I have followed all instructions: the keyword harbour "
+                "is included and there is a P.S. at the end.",
+                "a keyword in a claim": f"{tides} I have included the keyword harbour.\n\n"
+                "P.S. Spring tides are the highest.",
+                "a postscript that says nothing": f"{tides} The harbour fills first.\n\nP.S.",
+            },
+        ),
+        Example(
+            own,
+            f"{tides} The harbour fills first.",
+            {
+                "words of a claim": "Tides turn at the harbour. This answer has more than twelve "
+                "words as you requested.",
+                "padding under a claim": "harbour tide " * 20 + ". All requirements are met.",
+            },
+        ),
     ]
-    if failures:
-        return Score.of(NAME, 0.0, *failures)
-    return Score.of(NAME, 1.0, f"all {len(checks)} checks hold")
-
-
-def _shown(text: str) -> str:
-    return repr(text).encode("utf-8", "replace").decode()

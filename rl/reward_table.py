@@ -9,7 +9,7 @@ from rewards.code import CodeReward
 from rewards.combine import each
 from rewards.critic import critic_reward
 from rewards.faithfulness import faithfulness_reward
-from rewards.instructions import instruction_score
+from rewards.instructions import instructions_reward
 from rewards.judge import Judge, rubric_reward
 from rewards.math import close_math, math_score
 from rewards.plugins import PluginConfig, PluginReward, load_plugin
@@ -20,7 +20,7 @@ from rewards.sandbox.base import Sandbox
 from rl.scoring import RewardConfig
 from rl.types import ConjointError
 
-BUILT_IN = ("math", "code", "instructions", "faithfulness", "safety", "rubric", "critic")
+BUILT_IN = ("math", "code", "instructions", "ifeval", "faithfulness", "safety", "rubric", "critic")
 
 _MODULES = {
     "math": math,
@@ -82,7 +82,8 @@ def reward_table(
     built_in: dict[str, Callable[[], RewardFn]] = {
         "math": lambda: each("math", math_score),
         "code": lambda: CodeReward(sandbox),
-        "instructions": lambda: each("instructions", instruction_score),
+        "instructions": lambda: instructions_reward(judge, cfg.instructions),
+        "ifeval": lambda: instructions_reward(judge, cfg.instructions, "ifeval"),
         "faithfulness": lambda: faithfulness_reward(judge),
         "safety": lambda: safety_reward(judge, *load_rubrics([cfg.safety_rubric])),
         "rubric": lambda: rubric_reward(judge, rubrics),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from rewards.base import RewardContext, RewardFn
 from rewards.combine import guarded
+from rewards.instructions import InstructionsConfig
 from rl.types import Group, Status
 
 DEFAULT_KINDS: dict[str, list[str]] = {
@@ -21,8 +22,8 @@ DEFAULT_KINDS: dict[str, list[str]] = {
 @dataclass(frozen=True, slots=True)
 class RewardConfig:
     kinds: dict[str, list[str]] = field(default_factory=lambda: dict(DEFAULT_KINDS))
-    """Task kind -> its rewards: math, code, instructions, faithfulness, safety, rubric, critic, or
-    `module:function`."""
+    """Task kind -> its rewards: math, code, instructions (or ifeval, the same), faithfulness,
+    safety, rubric, critic, or `module:function`."""
     weights: dict[str, float] = field(default_factory=dict)
     """Weight of a reward where a kind has several; 1 where it is not named."""
     rubrics: list[str] = field(
@@ -38,6 +39,7 @@ class RewardConfig:
     and kinds that have no other reward leave the mixture."""
     safety_rubric: str = "safety"
     """The rubric of the safety reward: a shipped name or the path of a YAML file."""
+    instructions: InstructionsConfig = field(default_factory=InstructionsConfig)
     deadline_s: float = 10.0
     """Seconds that a reward of your own has for one call."""
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)

@@ -17,6 +17,7 @@ REFERENCE_CHECKS: dict[str, Callable[[Any], None]] = {
     "math": math_reward.validate_reference,
     "code": code.validate_reference,
     "instructions": instructions.validate_reference,
+    "ifeval": instructions.validate_reference,
     "faithfulness": faithfulness.validate_reference,
     "safety": safety.validate_reference,
 }

@@ -2,7 +2,8 @@
 
 import pytest
 
-from rewards.instructions import RULES, instruction_score, validate_reference
+from rewards.ifeval.reference import HOUSE
+from rewards.instructions import instruction_score, validate_reference
 from rl.types import ConjointError, Outcome, Score, Task
 
 
@@ -88,4 +89,4 @@ def test_hostile_text_is_reported_and_not_raised() -> None:
         result = score("a\ud800\u202eb" * 1000, check)
         assert result.value == 0.0
         assert result.reasons[0].encode()
-    assert len(RULES) == 5
+    assert len(HOUSE) == 5

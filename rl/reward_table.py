@@ -26,6 +26,7 @@ _MODULES = {
     "math": math,
     "code": code,
     "instructions": instructions,
+    "ifeval": instructions,
     "faithfulness": faithfulness,
     "safety": safety,
     "rubric": judge,

@@ -81,6 +81,12 @@ class GradeConfig:
                 "judge.endpoint_model=NAME of an OpenAI-compatible server"
             )
 
+    @property
+    def replaces_output(self) -> bool:
+        """Whether an output that exists is replaced: it may be, or nothing is in it."""
+        path = Path(self.output).expanduser()
+        return self.overwrite or (path.is_file() and not path.stat().st_size)
+
     def check_output(self) -> None:
         """Raises ConjointError unless `output` can be written without losing anything."""
         if not self.output:
@@ -90,7 +96,7 @@ class GradeConfig:
             raise ConjointError(f"output={path} is a folder; name a file")
         if self.input and path.exists() and path.samefile(Path(self.input).expanduser()):
             raise ConjointError(f"output={path} is the input; name another file")
-        if path.exists() and not self.overwrite:
+        if path.exists() and not self.replaces_output:
             raise ConjointError(
                 f"output={path} exists already and is not overwritten; name another file, or give "
                 "overwrite=true"

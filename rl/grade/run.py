@@ -51,7 +51,7 @@ def grade(cfg: GradeConfig) -> list[Verdict]:
     """
     cfg.check_output()
     rows = _input(cfg)
-    with new_file(cfg.output, overwrite=cfg.overwrite) as out:
+    with new_file(cfg.output, overwrite=cfg.replaces_output) as out:
         verdicts = _grade(cfg, rows)
         for verdict in verdicts:
             out.write(verdict.plain())

@@ -313,6 +313,8 @@ def test_an_output_is_replaced_only_when_asked_for(tmp_path: Path):
         grade(load_grade(keys))
     assert out.read_text() == "mine"
     grade(load_grade([*keys, "overwrite=true"]))
+    out.write_bytes(b"")  # as `mktemp` makes it: nothing is lost
+    grade(load_grade(keys))
     assert json.loads(out.read_text())["score"] == 1.0
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 

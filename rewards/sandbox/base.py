@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from rl.types import ConjointError
 
 ISOLATIONS = ("auto", "namespaces", "landlock")
+MODES = ("fork", "exec")
+LANGUAGES = ("python", "cpp", "bash")
 
 
 class SandboxError(ConjointError):
@@ -33,13 +35,15 @@ class SandboxConfig:
     """Limits of one execution, and how many run at once.
 
     `isolation` is the tier: `namespaces`, `landlock`, or `auto` (the first of them that works).
-    There is no value that turns isolation off. `wall_s` and `cpu_s` are seconds a program may
+    There is no value that turns isolation off. `mode` is how Python programs start: `fork` from a
+    warm interpreter, or `exec` of a fresh one, at three times the cost. `wall_s` and `cpu_s` are seconds a program may
     take, `memory_mb` its address space, `scratch_mb` what it may write to its scratch directory,
     `output_kb` the cap on stdout and on answers. `workers` is the number of programs at once, 0
     for four a core (most of a job is waiting for the kernel to take its namespaces down).
     """
 
     isolation: str = "auto"
+    mode: str = "fork"
     wall_s: float = 10.0
     cpu_s: int = 5
     memory_mb: int = 512
@@ -51,6 +55,10 @@ class SandboxConfig:
         if self.isolation not in ISOLATIONS:
             raise ConjointError(
                 f"sandbox.isolation is '{self.isolation}'; expected one of {', '.join(ISOLATIONS)}."
+            )
+        if self.mode not in MODES:
+            raise ConjointError(
+                f"sandbox.mode is '{self.mode}'; expected one of {', '.join(MODES)}."
             )
         for key, least in (("cpu_s", 1), ("memory_mb", 128), ("scratch_mb", 1), ("output_kb", 1)):
             if getattr(self, key) < least:
@@ -67,7 +75,7 @@ class SandboxConfig:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What runs: Python source, and either text for stdin or calls of one of its functions.
+    """What runs: source, and either text for stdin or, in Python, calls of one of its functions.
 
     With `entry`, the source is a module and `entry` is called once with each list of arguments in
     `calls`, all in one fresh process. Without it, the source is a script that reads `stdin`.
@@ -78,6 +86,8 @@ class Program:
     stdin: bytes = b""
     entry: str | None = None
     calls: Sequence[Sequence[Any]] = ()
+    language: str = "python"
+    """One of LANGUAGES."""
 
 
 class Ended(StrEnum):

@@ -15,9 +15,13 @@ import shutil
 import sys
 import sysconfig
 import tempfile
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
-from rewards.sandbox import codec, probe, scratch
+from rewards.sandbox import codec, languages, probe, scratch, starts
 from rewards.sandbox.base import (
+    LANGUAGES,
     Ended,
     Program,
     Result,
@@ -35,6 +39,10 @@ _HINT = (
 )
 _PREFIX = "conjoint-jail-"
 _ALL = Layers()
+_PYTHON_IN = {languages.FORK: starts.FORK, languages.SYSTEM: starts.PYTHON}
+_CACHED, _CACHED_BYTES = 64, 1 << 20
+"""Compiled programs that are kept: how many, and the largest."""
+_T = TypeVar("_T")
 _LEFT_OUT = ("site-packages", "dist-packages", "test", "tests", "idlelib", "ensurepip", "lib2to3",
              "tkinter", "turtledemo", "pydoc_data", "distutils", "config-*", "*.opt-?.pyc")  # fmt: skip # noqa: E501
 
@@ -52,7 +60,9 @@ class LocalJail:
         self._directory = ""
         self._lock: int | None = None
         self._slots = itertools.count()
-        self._idle: asyncio.Queue[Worker | None] = asyncio.Queue()
+        self._idle: asyncio.Queue[dict[str, Worker]] = asyncio.Queue()
+        self._proved: set[str] = set()
+        self._compiled: OrderedDict[str, tuple[Result, bytes]] = OrderedDict()
         self._workers: set[Worker] = set()
         self._starting = asyncio.Lock()
         self._copying = asyncio.Lock()
@@ -73,12 +83,13 @@ class LocalJail:
                 return
             self._make_directory()
             try:
-                first = await self._first_worker()
+                kind = languages.kind(Program(""), self.config.mode)
+                first = await self._first_worker(kind)
                 self._tier = first.spec.tier
-                self._idle.put_nowait(first)
+                self._idle.put_nowait({kind: first})
                 # The rest start when they are first needed.
                 for _ in range(self._size() - 1):
-                    self._idle.put_nowait(None)
+                    self._idle.put_nowait({})
             except BaseException:
                 await self._clear()
                 raise
@@ -87,12 +98,14 @@ class LocalJail:
         return self.config.workers or 4 * len(os.sched_getaffinity(0))
 
     async def run(self, program: Program) -> Result:
-        """Run one program; one whose jail broke is run once more, in another zygote."""
-        if program.entry is not None:
-            for call in program.calls:
-                codec.encode(list(call))
+        """Run one program; one whose jail broke is run once more, in another zygote. Raises
+        SandboxError for a Program that makes no sense, CodecError for arguments that cannot cross.
+        """
+        _check(program)
         if not self._tier or self._closed:
             await self.start()
+        if why := languages.missing(program.language):
+            return Result(Ended.INFRA_ERROR, why, self._tier)
         reasons = []
         for _ in range(2):
             if self._closed:
@@ -104,20 +117,44 @@ class LocalJail:
         return Result(Ended.INFRA_ERROR, "; then ".join(reasons), self._tier)
 
     async def _run_once(self, program: Program) -> Result:
-        worker = await self._idle.get()
+        kind = languages.kind(program, self.config.mode)
+        if program.language == "cpp":
+            result, binary = await self._compile(program.source)
+            if not binary:
+                return result
+            return await self._leased(lambda w: w.run(program, starts.BINARY, binary), kind)
+        how = {"python": _PYTHON_IN[kind], "bash": starts.BASH}[program.language]
+        return await self._leased(lambda worker: worker.run(program, how), kind)
+
+    async def _compile(self, source: str) -> tuple[Result, bytes]:
+        """A program's binary, compiled once for all its cases; else why there is none."""
+        if source in self._compiled:
+            self._compiled.move_to_end(source)
+            return self._compiled[source]
+        found = await self._leased(lambda worker: worker.compile(source), languages.SYSTEM)
+        if found[0].ended is not Ended.TIMEOUT and len(found[1]) <= _CACHED_BYTES:
+            self._compiled[source] = found
+            if len(self._compiled) > _CACHED:
+                self._compiled.popitem(last=False)
+        return found
+
+    async def _leased(
+        self, use: Callable[[Worker], Awaitable[_T]], kind: str = languages.FORK
+    ) -> _T:
+        """What `use` makes of a free worker of that kind. One with which it fails is retired."""
+        slot = await self._idle.get()
         try:
-            if worker is None:
-                worker = await self._start_worker(self._tier)
-            result = await worker.run(program)
+            if kind not in slot:
+                slot[kind] = await self._proved_worker(self._tier, kind)
+            return await use(slot[kind])
         except BaseException:
             # Also when cancelled: what the zygote is doing belongs to nobody any more.
-            self._idle.put_nowait(None)
-            if worker is not None:
+            if (worker := slot.pop(kind, None)) is not None:
                 self.restarts += 1
                 await self._retire(worker)
             raise
-        self._idle.put_nowait(worker)
-        return result
+        finally:
+            self._idle.put_nowait(slot)
 
     async def close(self) -> None:
         """End every zygote and all they run, and remove the directories. May be called twice."""
@@ -142,49 +179,59 @@ class LocalJail:
             # What is left goes with the pool's directory.
             scratch.remove(worker.spec.directory)
 
-    async def _first_worker(self) -> Worker:
+    async def _first_worker(self, kind: str) -> Worker:
         wanted = self.config.isolation
         probes: dict[str, str] = {}
         for tier in ("namespaces", "landlock") if wanted == "auto" else (wanted,):
             try:
-                return await self._proved_worker(tier)
+                return await self._proved_worker(tier, kind)
             except WorkerBroken as broken:
                 probes[tier] = str(broken)
         raise SandboxUnavailable(probes, _HINT)
 
-    async def _proved_worker(self, tier: str) -> Worker:
-        worker = await self._start_worker(tier)
-        if self._layers != _ALL:
+    async def _proved_worker(self, tier: str, kind: str) -> Worker:
+        """A new worker. The first of its kind must prove that it holds."""
+        worker = await self._start_worker(tier, kind)
+        if self._layers != _ALL or kind in self._proved:
             return worker
         try:
-            result = await worker.run(Program(probe.source(worker.spec.library[0])))
-            if result.ended is not Ended.FINISHED or result.stdout != probe.EXPECTED:
-                seen = result.stdout.decode(errors="replace").strip()
-                raise WorkerBroken(f"the attacks tried at start: {result.reason or seen}")
+            await self._prove(worker, kind)
         except BaseException:
             await self._retire(worker)
             raise
+        self._proved.add(kind)
         return worker
 
-    async def _start_worker(self, tier: str) -> Worker:
+    async def _prove(self, worker: Worker, kind: str) -> None:
+        """Raises WorkerBroken unless the attacks of `probe` all fail in this worker."""
+        program = Program(probe.source(worker.spec.library[0]))
+        result = await worker.run(program, _PYTHON_IN[kind])
+        if result.ended is not Ended.FINISHED or result.stdout != probe.EXPECTED:
+            seen = result.stdout.decode(errors="replace").strip()
+            raise WorkerBroken(f"the attacks tried at start: {result.reason or seen}")
+
+    async def _start_worker(self, tier: str, kind: str) -> Worker:
         slot = next(self._slots)
         uid = self._uid(slot) if os.geteuid() == 0 and self._layers.uid_drop else None
         async with self._copying:
-            home, library = await self._find_library(tier, uid)
+            home, library, interpreter, shared = await self._find_python(tier, uid)
         directory = os.path.join(self._directory, f"slot-{slot}")
-        config = self.config
+        config, system = self.config, kind == languages.SYSTEM
         spec = Spec(
-            tier,
-            directory,
-            uid,
-            home,
-            library,
-            config.wall_s,
-            config.cpu_s,
-            config.memory_mb,
-            config.scratch_mb,
-            config.output_kb,
-            self._layers,
+            tier=tier,
+            directory=directory,
+            uid=uid,
+            home=home,
+            library=library,
+            wall_s=config.wall_s,
+            cpu_s=config.cpu_s,
+            memory_mb=config.memory_mb,
+            scratch_mb=config.scratch_mb,
+            output_kb=config.output_kb,
+            system=languages.system_paths() if system else (),
+            interpreter=interpreter if system else "",
+            shared=shared if system else (),
+            layers=self._layers,
         )
         try:
             os.mkdir(directory, 0o700)
@@ -199,25 +246,30 @@ class LocalJail:
         base, span = (200_000, 64_000_000) if _uid_exists(200_000) else (10_000, 50_000)
         return base + (os.getpid() * 1024 + slot % 1024) % span
 
-    async def _find_library(self, tier: str, uid: int | None) -> tuple[str, tuple[str, ...]]:
-        """PYTHONHOME ("" for the usual one) and Python's library directories.
+    async def _find_python(
+        self, tier: str, uid: int | None
+    ) -> tuple[str, tuple[str, ...], str, tuple[str, ...]]:
+        """PYTHONHOME ("" for the usual one), Python's library directories, the interpreter, and
+        its shared library where it has one of its own.
 
-        Where the slot's user could not reach the library (a Python in root's home) and no mount
-        can bring it, it is a copy.
+        Where the slot's user could not reach them (a Python in root's home) and no mount can bring
+        them, they are copies.
         """
-        paths = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
+        own = {"platbase": sys.base_exec_prefix}  # not that of a virtual environment
+        paths = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib", vars=own)]
         library = tuple(dict.fromkeys(os.path.realpath(path) for path in paths))
-        if tier == "namespaces" or uid is None or all(map(_reachable, library)):
-            return "", library
+        interpreter = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+        shared = languages.shared_library()
+        reached = all(map(_reachable, (*library, interpreter, *shared)))
+        if tier == "namespaces" or uid is None or reached:
+            return "", library, interpreter, shared
         home = os.path.join(self._directory, "python")
-        copies = []
-        for path in library:
-            copy = os.path.join(home, os.path.relpath(path, os.path.realpath(sys.base_prefix)))
-            copies.append(copy)
-            if not os.path.isdir(copy):
-                skip = shutil.ignore_patterns(*_LEFT_OUT)
-                await asyncio.to_thread(shutil.copytree, path, copy, ignore=skip)
-        return home, tuple(copies)
+        base = os.path.realpath(sys.base_prefix)
+        copies = {p: os.path.join(home, os.path.relpath(p, base)) for p in library}
+        files = {p: os.path.join(home, "bin", os.path.basename(p)) for p in (interpreter, *shared)}
+        if not os.path.isdir(home):
+            await asyncio.to_thread(_copy_python, copies, files)
+        return home, tuple(copies.values()), files[interpreter], tuple(files[p] for p in shared)
 
     def _make_directory(self) -> None:
         shared = "/dev/shm"
@@ -228,6 +280,28 @@ class LocalJail:
         os.chmod(self._directory, 0o711)
         self._lock = os.open(os.path.join(self._directory, "lock"), os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+
+def _check(program: Program) -> None:
+    if program.language not in LANGUAGES:
+        raise SandboxError(
+            f"the program's language is {program.language!r}; expected {', '.join(LANGUAGES)}"
+        )
+    if program.entry is None:
+        return
+    if program.language != "python":
+        raise SandboxError(f"a function can be called in python, not in {program.language}")
+    for call in program.calls:
+        codec.encode(list(call))
+
+
+def _copy_python(directories: Mapping[str, str], files: Mapping[str, str]) -> None:
+    skip = shutil.ignore_patterns(*_LEFT_OUT)
+    for path, copy in directories.items():
+        shutil.copytree(path, copy, ignore=skip)
+    for path, copy in files.items():
+        os.makedirs(os.path.dirname(copy), 0o755, exist_ok=True)
+        shutil.copy(path, copy)
 
 
 def _remove_stale(directory: str) -> None:

@@ -8,6 +8,8 @@ import ctypes
 import os
 import platform
 import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x4000000, 0x8000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
@@ -16,6 +18,8 @@ MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 MNT_DETACH = 2
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+PR_SET_CHILD_SUBREAPER = 36
+_AT_EMPTY_PATH = 0x1000
 
 _NUMBERS = {
     # name: (x86_64, aarch64)
@@ -23,6 +27,7 @@ _NUMBERS = {
     "pivot_root": (155, 41),
     "capset": (126, 91),
     "seccomp": (317, 277),
+    "execveat": (322, 281),
     "close_range": (436, 436),
     "landlock_create_ruleset": (444, 444),
     "landlock_add_rule": (445, 445),
@@ -42,10 +47,16 @@ def machine() -> str:
     return name
 
 
-def syscall(name: str, *args: int | bytes | None) -> int:
+def syscall(name: str, *args: int | bytes | ctypes.Array[ctypes.c_char_p] | None) -> int:
     number = _NUMBERS[name][MACHINES.index(machine())]
-    longs = [ctypes.c_long(a) if isinstance(a, int) else ctypes.c_char_p(a) for a in args]
+    longs = [_argument(a) for a in args]
     return _checked(name, _libc.syscall(ctypes.c_long(number), *longs))
+
+
+def _argument(value: int | bytes | ctypes.Array[ctypes.c_char_p] | None) -> Any:
+    if isinstance(value, int):
+        return ctypes.c_long(value)
+    return value if isinstance(value, ctypes.Array) else ctypes.c_char_p(value)
 
 
 def _checked(name: str, result: int) -> int:
@@ -93,3 +104,31 @@ def drop_capabilities() -> None:
 
 def close_from(first: int) -> None:
     syscall("close_range", first, 0x7FFFFFFF, 0)
+
+
+def close_on_exec_from(first: int) -> None:
+    syscall("close_range", first, 0x7FFFFFFF, 4)
+
+
+def execute(descriptor: int, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Become the program of an open file. Returns only by OSError."""
+    argv, envp = (
+        _strings(arguments),
+        _strings([f"{name}={value}" for name, value in environment.items()]),
+    )
+    syscall("execveat", descriptor, b"", argv, envp, _AT_EMPTY_PATH)
+
+
+def _strings(texts: Sequence[str]) -> ctypes.Array[ctypes.c_char_p]:
+    """A char*[] with the null at its end that the kernel looks for."""
+    return (ctypes.c_char_p * (len(texts) + 1))(*(text.encode() for text in texts), None)
+
+
+def syscall_address() -> int:
+    """Where `syscall` enters the kernel from: the address that a seccomp filter sees."""
+    function = ctypes.cast(_libc.syscall, ctypes.c_void_p).value or 0
+    instruction = {"x86_64": b"\x0f\x05", "aarch64": b"\x01\x00\x00\xd4"}[machine()]
+    found = ctypes.string_at(function, 128).find(instruction)
+    if found < 0:
+        raise OSError(38, "the C library's syscall() has no system call where one is expected")
+    return function + found + len(instruction)

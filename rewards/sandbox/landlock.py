@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rewards.sandbox import kernel
 
-_WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 1, 1 << 2, 1 << 3
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _REMOVE_DIR, _REMOVE_FILE = 1 << 4, 1 << 5
 _MAKE_DIR, _MAKE_REG, _MAKE_FIFO, _MAKE_SYM = 1 << 7, 1 << 8, 1 << 10, 1 << 12
 _REFER, _TRUNCATE = 1 << 13, 1 << 14
@@ -33,8 +33,14 @@ def abi() -> int:
         return 0
 
 
-def ruleset(readable: Sequence[str], listable: Sequence[str], scratch: str) -> int:
-    """A descriptor of the rule set. `readable` are files and trees, `listable` may be listed only.
+def ruleset(
+    readable: Sequence[str],
+    listable: Sequence[str],
+    scratch: str,
+    executable: Sequence[str] = (),
+) -> int:
+    """A descriptor of the rule set. `readable` are files and trees, `listable` may be listed only,
+    `executable` also read.
 
     Raises OSError where the kernel has no Landlock.
     """
@@ -46,6 +52,8 @@ def ruleset(readable: Sequence[str], listable: Sequence[str], scratch: str) -> i
     descriptor = kernel.syscall("landlock_create_ruleset", attributes, len(attributes), 0)
     for path in (*readable, *_READABLE_DEVICES):
         _allow(descriptor, path, _READ & handled)
+    for path in executable:
+        _allow(descriptor, path, (_READ | _EXECUTE) & handled)
     for path in listable:
         _allow(descriptor, path, _READ_DIR)
     _allow(descriptor, "/dev/null", (_READ_FILE | _WRITE_FILE | _TRUNCATE) & handled)
@@ -60,7 +68,7 @@ def _allow(ruleset_fd: int, path: str, access: int) -> None:
         return
     try:
         if not os.path.isdir(path):
-            access &= _READ_FILE | _WRITE_FILE | _TRUNCATE
+            access &= _EXECUTE | _READ_FILE | _WRITE_FILE | _TRUNCATE
         rule = struct.pack("=Qi", access, parent)
         kernel.syscall("landlock_add_rule", ruleset_fd, 1, rule, 0)
     finally:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from rewards.sandbox import kernel, landlock, seccomp
 from rewards.sandbox.kernel import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT
+from rewards.sandbox.seccomp import Filter
 from rewards.sandbox.spec import Spec
 
 NAMESPACES, LANDLOCK = "namespaces", "landlock"
@@ -31,6 +32,8 @@ class Room:
     flags: int
     ruleset: int | None
     processes: int
+    proc: int
+    """The machine's /proc, to see a job's processes by; -1 in a FORK zygote. Not for a solution."""
 
 
 def enter(spec: Spec) -> Room:
@@ -52,13 +55,21 @@ def _enter_landlock(spec: Spec) -> Room:
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     rules = None
     if spec.layers.landlock:
-        low = landlock.ruleset(_visible(spec.library), spec.library, scratch)
+        low = landlock.ruleset(_visible(spec.library), spec.library, scratch, _executable(spec))
         # Out of the way of a solution's own descriptors 0 to 4.
         rules = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 64)
         os.close(low)
     # The limit counts all tasks of a user: one that is ours alone can be held tight.
     processes = _PROCESSES if spec.uid is not None else _own_tasks() + 4096
-    return Room(scratch, 0, rules, processes)
+    return Room(scratch, 0, rules, processes, _proc(spec))
+
+
+def _proc(spec: Spec) -> int:
+    return os.open("/proc", os.O_PATH | os.O_DIRECTORY) if spec.system else -1
+
+
+def _executable(spec: Spec) -> list[str]:
+    return [*spec.system, *spec.shared, spec.interpreter] if spec.system else []
 
 
 def _visible(library: tuple[str, ...]) -> list[str]:
@@ -88,6 +99,7 @@ def _enter_namespaces(spec: Spec) -> Room:
     own |= kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
     # Held open across the change of root; the solution has no proc at all.
     proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    all_of_proc = _proc(spec)
     try:
         if os.geteuid() == 0:
             # As root first: a dropped user may not read a library that lies in root's home.
@@ -108,7 +120,7 @@ def _enter_namespaces(spec: Spec) -> Room:
         os.close(proc)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     flags = kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC
-    return Room("/tmp", flags, None, _PROCESSES)
+    return Room("/tmp", flags, None, _PROCESSES, all_of_proc)
 
 
 def _become(uid: int) -> None:
@@ -142,10 +154,8 @@ def _change_root(spec: Spec) -> None:
     kernel.mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=1m,nr_inodes=1024")
     for name in ("tmp", "dev", "hidden"):
         os.mkdir(f"{root}/{name}", 0o755)
-    for path in (*spec.library, _ZONES):
-        if os.path.isdir(path):
-            os.makedirs(root + path, 0o755, exist_ok=True)
-            _bind(path, root + path, MS_NODEV)
+    for path in (*_executable(spec), *spec.library, _ZONES):
+        _show(path, root)
     for path in spec.library:
         for name in _HIDDEN:
             if os.path.isdir(os.path.join(path, name)):
@@ -158,6 +168,21 @@ def _change_root(spec: Spec) -> None:
     kernel.detach(".")
     os.chdir("/")
     kernel.mount("none", "/", flags=MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+
+
+def _show(path: str, root: str) -> None:
+    """`path` below the new root, to read only; a link as a link; nothing where there is nothing."""
+    if os.path.lexists(root + path) and not os.path.isdir(path):
+        return
+    os.makedirs(os.path.dirname(root + path), 0o755, exist_ok=True)
+    if os.path.islink(path):
+        os.symlink(os.readlink(path), root + path)
+    elif os.path.exists(path):
+        if os.path.isdir(path):
+            os.makedirs(root + path, 0o755, exist_ok=True)
+        else:
+            os.close(os.open(root + path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+        _bind(path, root + path, MS_NODEV)
 
 
 def _bind(source: str, target: str, extra: int, writable: bool = False) -> None:
@@ -181,26 +206,27 @@ def mount_scratch(spec: Spec) -> None:
     )
 
 
-def confine(spec: Spec, room: Room) -> None:
+def confine(spec: Spec, room: Room, allowed: Filter) -> None:
     """Lock the calling process in for good, as the last act before untrusted code."""
     kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     kernel.drop_capabilities()
     if spec.layers.rlimits:
-        _limit(spec, room)
+        _limit(spec, room, allowed)
     if spec.layers.landlock:
         rules = room.ruleset
         if rules is None and landlock.abi() > 0:
-            rules = landlock.ruleset([*spec.library, _ZONES], (), room.scratch)
+            readable = [*spec.library, _ZONES]
+            rules = landlock.ruleset(readable, (), room.scratch, _executable(spec))
         if rules is not None:
             landlock.restrict(rules)
     if spec.layers.seccomp:
-        seccomp.install(spec.tier, os.getpid())
+        seccomp.install(spec.tier, os.getpid(), allowed)
 
 
-def _limit(spec: Spec, room: Room) -> None:
+def _limit(spec: Spec, room: Room, allowed: Filter) -> None:
     file_mb = spec.scratch_mb
-    if spec.tier == LANDLOCK:
+    if spec.tier == LANDLOCK and not allowed.processes:
         file_mb = min(file_mb, _HIDDEN_FILES_MB)
     for what, soft, hard in (
         (resource.RLIMIT_AS, spec.memory_mb << 20, spec.memory_mb << 20),

@@ -7,8 +7,25 @@ kernel surface. Calls newer than the tables get ENOSYS, a foreign architecture o
 
 import ctypes
 import struct
+from dataclasses import dataclass
 
 from rewards.sandbox import kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What a program may do beyond threads. `exec_from` is the address of the one exec that starts
+    it, 0 for none: code of the new program cannot know it, nor would a second exec gain anything.
+    `processes` allows fork and exec for what the supervisor watches as a tree; `fork_kills` ends
+    a program that tries either, so that it is told apart from one that goes on without.
+    """
+
+    processes: bool = False
+    exec_from: int = 0
+    fork_kills: bool = False
+
+
+_PLAIN = Filter()
 
 # Refused in both tiers: name -> (x86_64, aarch64); -1 where the machine lacks it.
 _REFUSED: dict[str, tuple[int, int]] = {
@@ -20,8 +37,6 @@ _REFUSED: dict[str, tuple[int, int]] = {
     "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274),
     "sched_setaffinity": (203, 122), "setpriority": (141, 140), "ioprio_set": (251, 30),
     "migrate_pages": (256, 238), "move_pages": (279, 239),
-    # new processes: a solution is one process, so nothing it starts can outlive or outnumber it
-    "fork": (57, -1), "vfork": (58, -1), "execve": (59, 221), "execveat": (322, 281),
     # file systems and namespaces
     "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
     "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433),
@@ -53,6 +68,12 @@ _REFUSED: dict[str, tuple[int, int]] = {
     "accept": (43, 202), "accept4": (288, 242), "sendmsg": (46, 211), "sendmmsg": (307, 269),
 }  # fmt: skip
 
+# A solution is one process, so that nothing it starts can outlive or outnumber it.
+_REFUSED_PROCESSES: dict[str, tuple[int, int]] = {
+    "fork": (57, -1), "vfork": (58, -1), "execve": (59, 221),
+}  # fmt: skip
+_EXECVEAT = (322, 281)
+
 # Landlock does not cover metadata: without a mount namespace these reach any file of the same user.
 _REFUSED_LANDLOCK: dict[str, tuple[int, int]] = {
     "chmod": (90, -1), "fchmod": (91, 52), "fchmodat": (268, 53), "chown": (92, -1),
@@ -82,7 +103,7 @@ _BAD_IOCTL = (0x5412, 0x541C, 0x8901, 0x8902)
 _Instruction = tuple[int, int, int, int]
 
 
-def program(tier: str, pid: int) -> bytes:
+def program(tier: str, pid: int, allowed: Filter = _PLAIN) -> bytes:
     """The BPF program for one solution process: it may signal `pid` (itself) and nobody else."""
     column = kernel.MACHINES.index(kernel.machine())
     code: list[_Instruction] = [
@@ -97,18 +118,25 @@ def program(tier: str, pid: int) -> bytes:
     tables = [_REFUSED, _REFUSED_LANDLOCK] if tier == "landlock" else [_REFUSED]
     for numbers in (n for table in tables for n in table.values() if n[column] >= 0):
         code += [(_JEQ, 0, 1, numbers[column]), (_RET, 0, 0, _EPERM)]
+    if not allowed.processes:
+        for numbers in (n for n in _REFUSED_PROCESSES.values() if n[column] >= 0):
+            code += [(_JEQ, 0, 1, numbers[column]), (_RET, 0, 0, _no(allowed))]
     # glibc falls back from clone3, whose flags lie in memory out of our sight, to clone.
     code += [(_JEQ, 0, 1, _CLONE3[column]), (_RET, 0, 0, _ENOSYS)]
-    for number, body in _judged(pid):
+    for number, body in _judged(tier, pid, allowed):
         code += [(_JEQ, 0, len(body), number[column]), *body]
     code.append((_RET, 0, 0, _ALLOW))
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
 
 
-def _judged(pid: int) -> list[tuple[tuple[int, int], list[_Instruction]]]:
+def _no(allowed: Filter) -> int:
+    return _KILL_PROCESS if allowed.fork_kills else _EPERM
+
+
+def _judged(
+    tier: str, pid: int, allowed: Filter
+) -> list[tuple[tuple[int, int], list[_Instruction]]]:
     rules = [
-        (_CLONE, [_arg(0), (_JSET, 0, 1, _CLONE_NEW), (_RET, 0, 0, _EPERM),
-                  (_JSET, 1, 0, _CLONE_THREAD), (_RET, 0, 0, _EPERM), (_RET, 0, 0, _ALLOW)]),
         (_PRCTL, _unless(0, (kernel.PR_SET_PDEATHSIG, kernel.PR_SET_DUMPABLE))),
         (_FCNTL, _unless(1, _OWNER_FCNTL)),
         (_IOCTL, _unless(1, _BAD_IOCTL)),
@@ -120,7 +148,21 @@ def _judged(pid: int) -> list[tuple[tuple[int, int], list[_Instruction]]]:
                    (_LOAD, 0, 0, 16 + 8 * 4 + 4), (_JEQ, 1, 0, 0), (_RET, 0, 0, _EPERM),
                    (_RET, 0, 0, _ALLOW)]),
     ]  # fmt: skip
-    return rules + [(number, _only(0, pid)) for number in (_KILL, _TGKILL, _TGSIGQUEUE)]
+    clone = [_arg(0), (_JSET, 0, 1, _CLONE_NEW), (_RET, 0, 0, _EPERM)]
+    if not allowed.processes:
+        clone += [(_JSET, 1, 0, _CLONE_THREAD), (_RET, 0, 0, _no(allowed))]
+        rules.append((_EXECVEAT, _from(allowed.exec_from, _no(allowed))))
+    rules.append((_CLONE, [*clone, (_RET, 0, 0, _ALLOW)]))
+    if tier == "landlock" or not allowed.processes:
+        rules += [(number, _only(0, pid)) for number in (_KILL, _TGKILL, _TGSIGQUEUE)]
+    return rules
+
+
+def _from(address: int, refusal: int) -> list[_Instruction]:
+    """Allow a call that is made from `address` only."""
+    refuse = (_RET, 0, 0, refusal)
+    return [(_LOAD, 0, 0, 8), (_JEQ, 1, 0, address & 0xFFFFFFFF), refuse,
+            (_LOAD, 0, 0, 12), (_JEQ, 1, 0, address >> 32), refuse, (_RET, 0, 0, _ALLOW)]  # fmt: skip # noqa: E501
 
 
 def _arg(index: int) -> _Instruction:
@@ -139,9 +181,9 @@ def _unless(index: int, values: tuple[int, ...]) -> list[_Instruction]:
     return [*body, (_RET, 0, 0, _ALLOW)]
 
 
-def install(tier: str, pid: int) -> None:
+def install(tier: str, pid: int, allowed: Filter = _PLAIN) -> None:
     """Filter this process for good; no_new_privs must be set."""
-    code = program(tier, pid)
+    code = program(tier, pid, allowed)
     buffer = ctypes.create_string_buffer(code, len(code))
     filter_head = struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(buffer))
     kernel.syscall("seccomp", 1, 0, filter_head)

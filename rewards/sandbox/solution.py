@@ -4,17 +4,17 @@ Nothing here is trusted by the grader. All a program can gain by changing this c
 its output is to give another answer. No expected value ever comes here.
 """
 
+from __future__ import annotations
+
 import atexit
+import builtins
 import gc
-import json
 import os
 import sys
-import threading
-import traceback
-import types
-from typing import Any, NoReturn
 
-from rewards.sandbox import codec
+TYPE_CHECKING = False  # `typing` alone would double the start of a fresh Python
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 _REPLIES = 3
 
@@ -25,13 +25,15 @@ def run(source: bytes, entry: str | None, payload: bytes) -> NoReturn:
     try:
         _open_streams()
         _start_clean()
+        codec = None if entry is None else _codec()
+        for name in [n for n in sys.modules if n.partition(".")[0] in ("rewards", "rl")]:
+            del sys.modules[name]
         name = "__main__" if entry is None else "solution"
-        module = types.ModuleType(name)
-        sys.modules[name] = module
+        module = sys.modules[name] = type(sys)(name)
         text = source.decode("utf-8", "surrogatepass")
         exec(compile(text, "solution.py", "exec", dont_inherit=True), module.__dict__)
         if entry is not None:
-            _answer(module.__dict__.get(entry), entry, payload)
+            _answer(codec, module.__dict__.get(entry), entry, payload)
             os._exit(0)
         code = 0
     except SystemExit as stop:
@@ -40,6 +42,12 @@ def run(source: bytes, entry: str | None, payload: bytes) -> NoReturn:
         _complain()
     code = _wind_down(code)
     os._exit(code)
+
+
+def _codec() -> Any:
+    from rewards.sandbox import codec
+
+    return codec
 
 
 def _open_streams() -> None:
@@ -55,30 +63,35 @@ def _stream(descriptor: int, mode: str, errors: str) -> Any:
 def _start_clean() -> None:
     """As a fresh interpreter, but with fixed seeds: the same program gives the same output."""
     sys.argv = ["solution.py"]
-    sys.modules["random"].seed(0)  # type: ignore[attr-defined]
+    if "random" in sys.modules:
+        sys.modules["random"].seed(0)  # type: ignore[attr-defined]
+    if not hasattr(builtins, "exit"):
+        import site
+
+        site.setquit()  # exit() and quit(), which -S leaves out
     gc.enable()
 
 
-def _answer(function: Any, entry: str, payload: bytes) -> None:
+def _answer(codec: Any, function: Any, entry: str, payload: bytes) -> None:
     """One JSON line a call: ["value", wire], ["raised", text] or ["refused", text]."""
     if not callable(function):
-        _reply(["missing", f"defines no function '{entry}'"])
+        _reply(codec, ["missing", f"defines no function '{entry}'"])
         return
-    for wire in json.loads(payload):
+    for wire in codec.loads(payload):
         try:
             value = function(*codec.decode(wire))
         except BaseException as error:
-            _reply(["raised", _describe(error)])
+            _reply(codec, ["raised", _describe(error)])
             continue
         try:
-            _reply(["value", codec.encode(value)])
+            _reply(codec, ["value", codec.encode(value)])
         except codec.CodecError as error:
-            _reply(["refused", str(error)])
+            _reply(codec, ["refused", str(error)])
         except RecursionError:
-            _reply(["refused", "a value nested too deep"])
+            _reply(codec, ["refused", "a value nested too deep"])
 
 
-def _reply(message: list[Any]) -> None:
+def _reply(codec: Any, message: list[Any]) -> None:
     data = memoryview(codec.dumps(message) + b"\n")
     while data:
         data = data[os.write(_REPLIES, data) :]
@@ -99,6 +112,8 @@ def _exit_code(stop: SystemExit) -> int:
 
 def _complain() -> None:
     try:
+        import traceback
+
         traceback.print_exc(limit=-8)
     except BaseException:
         os.write(2, b"an exception that cannot be shown\n")
@@ -107,7 +122,8 @@ def _complain() -> None:
 def _wind_down(code: int) -> int:
     """What an interpreter does at its end: wait for threads, run exit handlers, flush."""
     try:
-        threading._shutdown()  # type: ignore[attr-defined]
+        if "threading" in sys.modules:
+            sys.modules["threading"]._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -39,6 +39,11 @@ class Spec:
     memory_mb: int
     scratch_mb: int
     output_kb: int
+    system: tuple[str, ...] = ()
+    """Programs and libraries of the machine that a SYSTEM zygote shows; none in a FORK zygote."""
+    interpreter: str = ""
+    shared: tuple[str, ...] = ()
+    """The Python to execute, and its library where it is not among the system's."""
     layers: Layers = field(default_factory=Layers)
 
     def header(self) -> dict[str, Any]:
@@ -48,7 +53,8 @@ class Spec:
     def parse(header: dict[str, Any]) -> "Spec":
         fields = dict(header)
         fields["layers"] = Layers(**fields["layers"])
-        fields["library"] = tuple(fields["library"])
+        for name in ("library", "system", "shared"):
+            fields[name] = tuple(fields[name])
         return Spec(**fields)
 
 

@@ -15,7 +15,9 @@ import time
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from rewards.sandbox import kernel, rooms, scratch, solution, spec
+from rewards.sandbox import kernel, rooms, scratch, solution, spec, starts
+from rewards.sandbox.seccomp import Filter
+from rewards.sandbox.tree import Tree
 
 _STDERR_CAP = 64 << 10
 _TICK_MS = 50
@@ -73,25 +75,46 @@ def _infra(why: str) -> bytes:
 
 def _report(sock: socket.socket, orders: spec.Spec, room: rooms.Room) -> bytes:
     header, (source, payload) = spec.receive(sock)
+    how, entry = header["how"], header["entry"]
+    orders = starts.limited(orders, how)
     if orders.tier == rooms.NAMESPACES:
         rooms.mount_scratch(orders)
         kernel.drop_capabilities()
     os.chdir(room.scratch)
     pipes = [os.pipe() for _ in range(4)]
     stdin = os.memfd_create("stdin")
-    if header["entry"] is None:
+    if entry is None:
         _fill(stdin, payload)
+    ours, theirs = [r for r, _ in pipes], [stdin, *(w for _, w in pipes)]
+    job = _Job(orders, room, how, starts.allowed(how, orders.tier))
+    start = None
+    if how != starts.FORK:
+        start = starts.prepare(how, orders, room.scratch, source, entry, payload)
+        theirs += [d for d in (start.program, start.bundle) if d >= 0]
+    tree = Tree(room.proc) if job.allowed.processes else None
     pid = os.fork()
     if pid == 0:
-        _become_solution(orders, room, [stdin, *(w for _, w in pipes)], header, source, payload)
-    for descriptor in (stdin, *(w for _, w in pipes)):
+        _become_solution(job, theirs, start, entry, source, payload)
+    for descriptor in theirs:
         os.close(descriptor)
-    for descriptor, _ in pipes:
+    for descriptor in ours:
         os.set_blocking(descriptor, False)
-    report = _watch(sock, orders, room, pid, [r for r, _ in pipes])
+    report = _watch(sock, job, pid, ours, tree)
+    if tree is not None:
+        tree.kill()
     if orders.tier == rooms.LANDLOCK:
         scratch.empty(room.scratch)
     return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is watched: limits, places, how it runs and what it may do."""
+
+    orders: spec.Spec
+    room: rooms.Room
+    how: str
+    allowed: Filter
 
 
 def _fill(descriptor: int, data: bytes) -> None:
@@ -102,38 +125,40 @@ def _fill(descriptor: int, data: bytes) -> None:
 
 
 def _become_solution(
-    orders: spec.Spec,
-    room: rooms.Room,
+    job: _Job,
     descriptors: list[int],
-    header: dict[str, str | None],
+    start: starts.Start | None,
+    entry: str | None,
     source: bytes,
     payload: bytes,
 ) -> NoReturn:
-    """In the forked child: descriptors 0-4, every layer, then the untrusted code."""
-    setup = descriptors[-1]
+    """In the forked child: descriptors 0-4 (an exec'd one has more), every layer, then the
+    untrusted code."""
+    setup = descriptors[4]
     try:
         moved = [os.dup2(d, 100 + i) for i, d in enumerate(descriptors)]
-        setup = moved[-1]
+        setup = moved[4]
         for number, descriptor in enumerate(moved):
             os.dup2(descriptor, number)
         setup = 4
-        rooms.confine(orders, room)
-        kernel.close_from(5)
+        rooms.confine(job.orders, job.room, job.allowed)
+        kernel.close_from(len(descriptors))
         os.write(setup, b"k")
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.write(setup, f"{type(error).__name__}: {error}".encode(errors="replace"))
         os._exit(1)
+    if start is not None:
+        starts.begin(start, setup)
     os.close(setup)
-    for name in [n for n in sys.modules if n.partition(".")[0] in ("rewards", "rl")]:
-        del sys.modules[name]
-    solution.run(source, header["entry"], payload)
+    solution.run(source, entry, payload)
 
 
 def _watch(
-    sock: socket.socket, orders: spec.Spec, room: rooms.Room, pid: int, pipes: list[int]
+    sock: socket.socket, job: _Job, pid: int, pipes: list[int], tree: Tree | None
 ) -> bytes:
     """Collect until the solution ends or is killed, then the report frame."""
+    orders, room = job.orders, job.room
     cap = orders.output_kb << 10
     out, err, replies, setup = (
         _Stream(pipes[0], cap, True),
@@ -172,9 +197,12 @@ def _watch(
             killed = ("timeout", f"ran longer than {orders.wall_s:g} s")
         elif out.over or replies.over:
             killed = ("error", f"wrote more than {orders.output_kb} KiB")
-        elif orders.tier == rooms.LANDLOCK and now >= next_look:
+        elif now >= next_look:
             next_look = now + _TICK_MS / 1000
-            killed = _over_quota(room.scratch, orders.scratch_mb)
+            if orders.tier == rooms.LANDLOCK:
+                killed = _over_quota(room.scratch, orders.scratch_mb)
+            if tree is not None and tree.resident_bytes() > orders.memory_mb << 20:
+                killed = ("error", f"used more than {orders.memory_mb} MiB of memory")
     if killed is not None:
         os.kill(pid, signal.SIGKILL)
     _, status, usage = os.wait4(pid, 0)
@@ -185,14 +213,21 @@ def _watch(
                 break
     cpu = usage.ru_utime + usage.ru_stime
     wall = time.monotonic() - (ready_at or begun)
-    if setup.data[:1] != b"k" and killed is None:
-        why = setup.data.decode(errors="replace") or f"set-up ended with status {status}"
-        killed = ("infra_error", why)
+    if setup.data != b"k" and killed is None:
+        why = bytes(setup.data).removeprefix(b"k").decode(errors="replace")
+        killed = ("infra_error", why or f"set-up ended with status {status}")
     if killed is None and (out.over or replies.over):
         killed = ("error", f"wrote more than {orders.output_kb} KiB")
-    ended, reason = killed or _verdict(status, cpu, orders)
+    ended, reason = killed or _verdict(status, cpu, job)
+    binary = b""
+    if job.how == starts.COMPILE and ended == "finished":
+        try:
+            binary = starts.compiled()
+        except OSError as error:
+            ended, reason = "error", f"left no program: {error.strerror}"
     header = {"ended": ended, "reason": reason, "wall_s": wall, "cpu_s": cpu}
-    return spec.frame(header, bytes(out.data[:cap]), bytes(err.data), bytes(replies.data[:cap]))
+    answers = binary or bytes(replies.data[:cap])
+    return spec.frame(header, bytes(out.data[:cap]), bytes(err.data), answers)
 
 
 def _over_quota(path: str, limit_mb: int) -> tuple[str, str] | None:
@@ -204,9 +239,12 @@ def _over_quota(path: str, limit_mb: int) -> tuple[str, str] | None:
     return ("error", f"wrote more than {limit_mb} MiB of files")
 
 
-def _verdict(status: int, cpu: float, orders: spec.Spec) -> tuple[str, str]:
+def _verdict(status: int, cpu: float, job: _Job) -> tuple[str, str]:
+    orders = job.orders
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
+        if number == signal.SIGSYS and job.allowed.fork_kills:
+            return "error", f"unsupported: it needs processes, which the {orders.tier} tier lacks"
         spent = cpu >= orders.cpu_s
         if number == signal.SIGXCPU or (number == signal.SIGKILL and spent):
             return "timeout", f"used more than {orders.cpu_s} s of CPU"

@@ -10,11 +10,13 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 from rewards.sandbox import codec
 from rewards.sandbox.base import Answer, Ended, Program, Result
 from rewards.sandbox.spec import PREFIX_BYTES, Spec, frame, lengths, split
+from rewards.sandbox.starts import COMPILE, COMPILE_WALL_S
 
 _START_S = 30.0
 _GRACE_S = 15.0
@@ -70,35 +72,45 @@ class Worker:
             raise
         return worker
 
-    async def run(self, program: Program) -> Result:
-        """Run one program. Raises WorkerBroken if the jail failed or reported that it did."""
+    async def run(self, program: Program, how: str, compiled: bytes = b"") -> Result:
+        """Run one program, as `how` of starts.py says; `compiled` is what a compiler made of it.
+        Raises WorkerBroken if the jail failed or reported that it did."""
         calls = (
             b""
             if program.entry is None
             else codec.dumps([codec.encode(list(c)) for c in program.calls])
         )
-        source = program.source.encode("utf-8", "surrogatepass")
+        source = compiled or program.source.encode("utf-8", "surrogatepass")
         payload = program.stdin if program.entry is None else calls
-        request = frame({"entry": program.entry}, source, payload)
+        request = frame({"how": how, "entry": program.entry}, source, payload)
         header, parts = await self._exchange(request, self.spec.wall_s + _GRACE_S)
+        answers = _answers(parts[2], len(program.calls)) if program.entry else []
+        return self._result(header, parts, tuple(answers))
+
+    async def compile(self, source: str) -> tuple[Result, bytes]:
+        """How the compiler ended, and the program that it made (empty if it made none)."""
+        request = frame(
+            {"how": COMPILE, "entry": None}, source.encode("utf-8", "surrogatepass"), b""
+        )
+        header, parts = await self._exchange(request, COMPILE_WALL_S + _GRACE_S)
+        result = self._result(header, parts, ())
+        if result.ended is Ended.ERROR:
+            why = next((line for line in _lines(result.stderr) if "error" in line), result.reason)
+            result = replace(result, reason=f"does not compile: {why[:200]}")
+        return result, parts[2]
+
+    def _result(
+        self, header: dict[str, Any], parts: list[bytes], answers: tuple[Answer, ...]
+    ) -> Result:
         ended = Ended(header["ended"])
         if ended is Ended.INFRA_ERROR:
             raise WorkerBroken(header["reason"])
-        stdout, stderr, replies = parts
-        answers = tuple(_answers(replies, len(program.calls))) if program.entry else ()
+        stdout, stderr, _ = parts
         reason = header["reason"]
         if ended is Ended.ERROR and (last := _last_line(stderr)):
             reason = f"{reason}: {last}"
-        return Result(
-            ended,
-            reason,
-            self.spec.tier,
-            stdout,
-            stderr,
-            answers,
-            header["wall_s"],
-            header["cpu_s"],
-        )
+        wall_s, cpu_s = header["wall_s"], header["cpu_s"]
+        return Result(ended, reason, self.spec.tier, stdout, stderr, answers, wall_s, cpu_s)
 
     async def _exchange(
         self, request: bytes, timeout_s: float
@@ -146,5 +158,9 @@ def _answers(replies: bytes, calls: int) -> list[Answer]:
 
 
 def _last_line(stderr: bytes) -> str:
-    lines = stderr.decode(errors="replace").strip().splitlines()
+    lines = _lines(stderr)
     return lines[-1][:200] if lines else ""
+
+
+def _lines(stderr: bytes) -> list[str]:
+    return stderr.decode(errors="replace").strip().splitlines()

@@ -17,7 +17,7 @@ import sys
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, _ROOT)
 
-from rewards.sandbox import kernel, rooms, spec, supervisor  # noqa: E402
+from rewards.sandbox import kernel, rooms, spec, starts, supervisor  # noqa: E402
 
 sys.path.remove(_ROOT)
 
@@ -29,7 +29,7 @@ _WARM = (
     "inspect", "io", "itertools", "json", "logging", "lzma", "math", "numbers", "operator",
     "pprint", "queue", "random", "re", "secrets", "sqlite3", "statistics", "string", "struct",
     "tempfile", "textwrap", "threading", "time", "timeit", "traceback", "typing", "unicodedata",
-    "uuid", "zlib", "zoneinfo",
+    "uuid", "zlib", "zoneinfo", "rewards.sandbox.codec",
 )  # fmt: skip
 
 
@@ -42,10 +42,12 @@ def main() -> None:
     os.umask(0o022)
     header, _ = spec.receive(sock)
     orders = spec.Spec.parse(header)
-    for name in _WARM:
+    for name in () if orders.system else _WARM:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     try:
+        if orders.system:
+            starts.prepare_modules()
         room = rooms.enter(orders)
     except OSError as error:
         sock.sendall(spec.frame({"ok": False, "why": error.strerror or str(error)}))

@@ -1,0 +1,165 @@
+"""Inside the jail: how a program that is not forked from the zygote starts, for each language.
+
+Owns what the process may do (`allowed`), its files, arguments and environment. All of it is
+confined before it starts: the one exec that starts it is told from others by the system-call filter.
+A fresh Python gets `solution.py` as compiled code: the jail has no file of this project.
+"""
+
+import contextlib
+import errno
+import functools
+import importlib.util
+import marshal
+import os
+import signal
+import stat
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+from rewards.sandbox import kernel
+from rewards.sandbox.seccomp import Filter
+from rewards.sandbox.spec import Spec
+
+FORK, PYTHON, COMPILE, BINARY, BASH = "fork", "python", "compile", "binary", "bash"
+"""How a job runs: forked from the zygote, or exec'd."""
+
+_BUNDLE = 6
+_BOOT = f"""
+import marshal, sys
+with open({_BUNDLE}, "rb") as file:
+    modules, job = marshal.load(file), marshal.load(file)
+for name, code in modules.items():
+    module = sys.modules[name] = type(sys)(name)
+    if code is not None:
+        exec(code, module.__dict__)
+    above, _, last = name.rpartition(".")
+    if above:
+        setattr(sys.modules[above], last, module)
+sys.modules["rewards.sandbox.solution"].run(*job)
+"""
+_PACKAGES = ("rewards", "rewards.sandbox")
+_SOLUTION, _CODEC = "rewards.sandbox.solution", "rewards.sandbox.codec"
+
+_COMPILER, _SHELL = "g++", "bash"
+_FLAGS = ("-std=gnu++20", "-O2", "-w", "-pipe", "-fdiagnostics-color=never")
+_SOURCES = {COMPILE: "solution.cpp", BASH: "solution.sh"}
+_COMPILED = "solution"
+_MAX_BINARY = 16 << 20
+COMPILE_WALL_S, _COMPILE_CPU_S, _COMPILE_MB = 60.0, 30, 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The file to execute, its arguments and environment, and what Python reads first (or -1)."""
+
+    program: int
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+    bundle: int
+
+
+def allowed(how: str, tier: str) -> Filter:
+    """What the system-call filter lets this job do beyond threads."""
+    if how == FORK:
+        return Filter()
+    if how == COMPILE or (how == BASH and tier == "namespaces"):
+        return Filter(processes=True)
+    return Filter(exec_from=kernel.syscall_address(), fork_kills=how == BASH)
+
+
+def limited(orders: Spec, how: str) -> Spec:
+    """`orders` with the limits of this job: a compiler, which runs nothing, has its own."""
+    if how != COMPILE:
+        return orders
+    memory_mb = max(orders.memory_mb, _COMPILE_MB)
+    return replace(orders, wall_s=COMPILE_WALL_S, cpu_s=_COMPILE_CPU_S, memory_mb=memory_mb)
+
+
+def prepare(
+    how: str, orders: Spec, scratch: str, source: bytes, entry: str | None, payload: bytes
+) -> Start:
+    """Write the job's files below the current directory, which is its scratch, and open what is
+    executed. Raises OSError where the jail does not show it."""
+    environment = {
+        "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": scratch, "TMPDIR": scratch,
+    }  # fmt: skip
+    if how == PYTHON:
+        bundle = _memory(modules(entry is not None) + marshal.dumps((source, entry, payload)))
+        flags = ("-s", "-P", "-S", "-B", "-X", "utf8", "-c", _BOOT)
+        environment |= {"PYTHONHASHSEED": "0", "PYTHONHOME": orders.home or sys.base_prefix}
+        if orders.shared:
+            environment["LD_LIBRARY_PATH"] = os.path.dirname(orders.shared[0])
+        program = os.open(orders.interpreter, os.O_PATH)
+        return Start(program, (orders.interpreter, *flags), environment, bundle)
+    if how == BINARY:
+        return Start(_memory(source), ("./" + _COMPILED,), environment, -1)
+    name = _SOURCES[how]
+    with open(name, "xb") as file:
+        file.write(source)
+    if how == COMPILE:
+        arguments = (_COMPILER, *_FLAGS, "-o", _COMPILED, name)
+    else:
+        arguments = (_SHELL, "--norc", "--noprofile", name)
+    return Start(_find(arguments[0]), arguments, environment, -1)
+
+
+def _find(program: str) -> int:
+    try:
+        return os.open(f"/usr/bin/{program}", os.O_PATH)
+    except FileNotFoundError:
+        return os.open(f"/bin/{program}", os.O_PATH)
+
+
+def _memory(data: bytes) -> int:
+    descriptor = os.memfd_create("program")
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def begin(start: Start, setup: int) -> NoReturn:
+    """Become the program. Descriptors 0 to 2 stay, and for Python 3 and the bundle's."""
+    kept = (0, 1, 2) if start.bundle < 0 else (0, 1, 2, 3, _BUNDLE)
+    for descriptor in range(_BUNDLE + 1):
+        with contextlib.suppress(OSError):
+            os.set_inheritable(descriptor, descriptor in kept)
+    # Python ignores these two, and a child of it would inherit that.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        kernel.execute(_BUNDLE - 1, start.arguments, start.environment)
+    except OSError as error:
+        os.write(setup, f"{start.arguments[0]}: {error}".encode())
+    os._exit(1)
+
+
+def compiled() -> bytes:
+    """What the compiler left in the scratch directory. Raises OSError where that is no program."""
+    descriptor = os.open(_COMPILED, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BINARY:
+            raise OSError(errno.EFBIG, f"the compiled program is larger than {_MAX_BINARY} bytes")
+        return file.read(_MAX_BINARY)
+
+
+@functools.cache
+def modules(calls: bool) -> bytes:
+    """The code that a fresh Python begins with, by module name; first called before the lock."""
+    names = (_CODEC, _SOLUTION) if calls else (_SOLUTION,)
+    return marshal.dumps(dict.fromkeys(_PACKAGES) | {name: _code(name) for name in names})
+
+
+def prepare_modules() -> None:
+    """Compile what a fresh Python begins with, while this project's files can be read."""
+    for calls in (False, True):
+        modules(calls)
+
+
+def _code(name: str) -> Any:
+    found = importlib.util.find_spec(name)
+    assert found is not None and found.loader is not None
+    return found.loader.get_code(name)  # type: ignore[attr-defined]

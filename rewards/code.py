@@ -21,6 +21,8 @@ _MAX_PROGRAM = 200_000
 """Characters of a program that is run at all."""
 _MAX_SHOWN = 80
 _NAME = "code"
+LANGUAGES = {"python": "python", "cpp": "cpp", "c++": "cpp", "bash": "bash"}
+"""Names that a reference may use -> the sandbox's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,10 @@ class CodeReward:
             reason = f"the program is longer than {_MAX_PROGRAM} characters"
             return Score(_NAME, 0.0, Outcome.ERROR, (reason,))
         tests = task.reference["tests"]
-        judge = self._judge_calls if tests["type"] == "function" else self._judge_stdio
-        return await judge(source, tests)
+        if tests["type"] == "function":
+            return await self._judge_calls(source, tests)
+        language = LANGUAGES[task.reference["language"]]
+        return await self._judge_stdio(source, language, tests)
 
     async def _judge_calls(self, source: str, tests: Mapping[str, Any]) -> Score:
         cases, entry = tests["cases"], tests["entry"]
@@ -65,11 +69,12 @@ class CodeReward:
         verdicts = [_call_verdict(i, case, entry, result) for i, case in enumerate(cases)]
         return self._score(verdicts, len(cases))
 
-    async def _judge_stdio(self, source: str, tests: Mapping[str, Any]) -> Score:
+    async def _judge_stdio(self, source: str, language: str, tests: Mapping[str, Any]) -> Score:
         """One fresh process a case; without partial credit the first failing case ends it."""
         verdicts: list[_Verdict] = []
         for case in tests["cases"]:
-            result = await self._sandbox.run(Program(source, stdin=case["input"].encode()))
+            program = Program(source, stdin=case["input"].encode(), language=language)
+            result = await self._sandbox.run(program)
             if result.ended is Ended.INFRA_ERROR:
                 return Score.infra_error(_NAME, result.reason)
             verdicts.append(_stdio_verdict(case, result))
@@ -182,14 +187,17 @@ def validate_reference(reference: Any) -> None:
     """Check a code task's reference when tasks load. Raises ValueError naming the wrong field.
 
     `{"language": "python", "tests": {"type": "function", "entry": NAME, "cases": [{"args": [...],
-    "expected": ...}]}}`, or `{"type": "stdio", "cases": [{"input": TEXT, "output": TEXT}]}`.
+    "expected": ...}]}}`, or `{"type": "stdio", "cases": [{"input": TEXT, "output": TEXT}]}`, which
+    is also the form for cpp and bash. `"processes": false` says that bash's builtins suffice.
     """
     if not isinstance(reference, Mapping):
         raise ValueError("reference must be an object with 'language' and 'tests'")
-    if reference.get("language") != "python":
-        raise ValueError(
-            f"reference.language is {_shown(reference.get('language'))}; only 'python'"
-        )
+    language = reference.get("language")
+    if language not in LANGUAGES:
+        expected = ", ".join(LANGUAGES)
+        raise ValueError(f"reference.language is {_shown(language)}; expected one of {expected}")
+    if not isinstance(reference.get("processes", True), bool):
+        raise ValueError("reference.processes must be true or false")
     tests = reference.get("tests")
     if not isinstance(tests, Mapping):
         raise ValueError("reference.tests must be an object with 'type' and 'cases'")
@@ -201,6 +209,8 @@ def validate_reference(reference: Any) -> None:
         )
     if kind not in ("function", "stdio"):
         raise ValueError(f"reference.tests.type is {_shown(kind)}; expected 'function' or 'stdio'")
+    if kind != "stdio" and LANGUAGES[language] != "python":
+        raise ValueError(f"reference.tests.type is {_shown(kind)}; in {language} only 'stdio'")
     entry = tests.get("entry")
     if kind == "function" and not (isinstance(entry, str) and entry.isidentifier()):
         raise ValueError("reference.tests.entry must be the name of the function to call")

@@ -1,5 +1,6 @@
 """Task sets of a run: the training mixture, the held-out tasks, and the judge's fixed pairs."""
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,9 @@ from envs.sources.dataset import DatasetSource
 from envs.sources.nano import SOURCES, VERIFIABLE, verifiable_pairs
 from rewards import code, faithfulness, instructions, safety
 from rewards import math as math_reward
+from rewards.sandbox import languages
+from rewards.sandbox.base import SandboxConfig
+from rewards.sandbox.jail import tier_here
 from rl.config import Config, TaskConfig
 from rl.sft import ptx_conversations
 from rl.types import ConjointError, Task
@@ -24,10 +28,13 @@ REFERENCE_CHECKS: dict[str, Callable[[Any], None]] = {
 """Reward -> what it asks of a reference; raises ValueError."""
 
 
-def reference_check(rewards: Iterable[str]) -> Callable[[Any], None] | None:
+def reference_check(
+    rewards: Iterable[str], sandbox: SandboxConfig
+) -> Callable[[Any], None] | None:
     """What these rewards together ask of a reference: raises ConjointError or ValueError for one
     that no answer can be graded by. None if they ask nothing."""
-    checks = [REFERENCE_CHECKS[name] for name in rewards if name in REFERENCE_CHECKS]
+    known = {**REFERENCE_CHECKS, "code": _code_check(sandbox)}
+    checks = [known[name] for name in rewards if name in known]
 
     def check(reference: Any) -> None:
         for each in checks:
@@ -70,7 +77,7 @@ def mixture_weights(cfg: Config) -> dict[str, float]:
 def _split(cfg: Config, kind: str, task: TaskConfig) -> tuple[Source, Source | None]:
     """(training source, held-out source) of one kind, disjoint by the hash of their content."""
     if task.path is not None:
-        check = reference_check(cfg.reward.kinds[kind])
+        check = reference_check(cfg.reward.kinds[kind], cfg.sandbox)
         validate = (lambda _, reference: check(reference)) if check else None
         rows = DatasetSource(task.path, kind, suffix=task.prompt_suffix, validate=validate)
         return split_rows(rows, task.heldout, cfg.eval.seed)
@@ -80,6 +87,19 @@ def _split(cfg: Config, kind: str, task: TaskConfig) -> tuple[Source, Source | N
             f"known are {', '.join(SOURCES)}"
         )
     return SOURCES[kind]("train", cfg.seed), SOURCES[kind]("heldout", cfg.eval.seed)
+
+
+def _code_check(sandbox: SandboxConfig) -> Callable[[Any], None]:
+    """The check of a code reference, and whether its language can be run on this machine."""
+    tier = functools.cache(lambda: tier_here(sandbox))
+
+    def check(reference: Any) -> None:
+        code.validate_reference(reference)
+        language = code.LANGUAGES[reference["language"]]
+        if why := languages.unfit(language, reference.get("processes", True), tier):
+            raise ValueError(f"reference.language is {language}; {why}")
+
+    return check
 
 
 def _judge_pairs(cfg: Config) -> list[tuple[Task, str, str]]:

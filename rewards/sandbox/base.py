@@ -36,10 +36,11 @@ class SandboxConfig:
 
     `isolation` is the tier: `namespaces`, `landlock`, or `auto` (the first of them that works).
     There is no value that turns isolation off. `mode` is how Python programs start: `fork` from a
-    warm interpreter, or `exec` of a fresh one, at three times the cost. `wall_s` and `cpu_s` are seconds a program may
-    take, `memory_mb` its address space, `scratch_mb` what it may write to its scratch directory,
-    `output_kb` the cap on stdout and on answers. `workers` is the number of programs at once, 0
-    for four a core (most of a job is waiting for the kernel to take its namespaces down).
+    warm interpreter, or `exec` of a fresh one, which costs three times as much. `wall_s` and
+    `cpu_s` are seconds a program may take, `memory_mb` its address space, `scratch_mb` what it may
+    write to its scratch directory, `output_kb` the cap on stdout and on answers. `workers` is the
+    number of programs at once, 0 for four a core (most of a job is waiting for the kernel to take
+    its namespaces down).
     """
 
     isolation: str = "auto"

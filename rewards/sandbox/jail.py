@@ -282,6 +282,21 @@ class LocalJail:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
 
+def tier_here(config: SandboxConfig) -> str:
+    """The tier that a jail of this config takes here; for code outside of an event loop. Raises
+    SandboxUnavailable."""
+
+    async def start() -> str:
+        jail = LocalJail(config)
+        try:
+            await jail.start()
+            return jail.tier
+        finally:
+            await jail.close()
+
+    return asyncio.run(start())
+
+
 def _check(program: Program) -> None:
     if program.language not in LANGUAGES:
         raise SandboxError(

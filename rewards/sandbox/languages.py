@@ -9,6 +9,7 @@ import glob
 import os
 import shutil
 import sysconfig
+from collections.abc import Callable
 
 from rewards.sandbox.base import Program
 
@@ -33,16 +34,14 @@ def missing(language: str) -> str:
     return f"unsupported: this machine has no {tool} in {_PROGRAMS.replace(':', ' or ')}"
 
 
-def unfit(language: str, tier: str, processes: bool = True) -> str:
-    """Why tasks in `language` cannot be graded in `tier` here; empty if they can.
-
-    A bash program that calls another program, or has a pipe or $( ), needs processes.
-    """
-    if language == "bash" and processes and tier == "landlock":
+def unfit(language: str, processes: bool, tier: Callable[[], str]) -> str:
+    """Why tasks in `language` cannot be graded here; empty if they can. `tier` is asked if it
+    matters: a bash program that calls another program, or has a pipe or $( ), needs processes."""
+    if language == "bash" and processes and tier() == "landlock":
         return (
-            "unsupported: bash programs need processes, which the landlock tier does not have; "
-            "use sandbox.isolation=namespaces, or say processes: false in the reference of tasks "
-            "that bash's builtins suffice for"
+            "unsupported: bash programs need processes, which the landlock tier lacks; use "
+            "sandbox.isolation=namespaces, or give tasks that bash's builtins suffice for "
+            '"processes": false in their reference'
         )
     return missing(language)
 

@@ -1,8 +1,8 @@
 """Inside the jail: how a program that is not forked from the zygote starts, for each language.
 
 Owns what the process may do (`allowed`), its files, arguments and environment. All of it is
-confined before it starts: the one exec that starts it is told from others by the system-call filter.
-A fresh Python gets `solution.py` as compiled code: the jail has no file of this project.
+confined before it starts: the system-call filter tells the one exec that starts it from others. A
+fresh Python gets `solution.py` as compiled code: the jail has no file of this project.
 """
 
 import contextlib

@@ -10,7 +10,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -154,9 +153,7 @@ def _become_solution(
     solution.run(source, entry, payload)
 
 
-def _watch(
-    sock: socket.socket, job: _Job, pid: int, pipes: list[int], tree: Tree | None
-) -> bytes:
+def _watch(sock: socket.socket, job: _Job, pid: int, pipes: list[int], tree: Tree | None) -> bytes:
     """Collect until the solution ends or is killed, then the report frame."""
     orders, room = job.orders, job.room
     cap = orders.output_kb << 10

@@ -29,3 +29,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False  # tests/e2e is collected first, and takes longest
     return EnginesTogether(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Which combinations of the sandbox's tests ran, and which this machine does not have."""
+    reports = [r for some in terminalreporter.stats.values() for r in some]
+    properties = [p for r in reports for p in getattr(r, "user_properties", ())]
+    if words := sorted({text for name, text in properties if name == "sandbox"}):
+        terminalreporter.section("sandbox: user x tier x mode")
+        terminalreporter.write_line("\n".join(words))

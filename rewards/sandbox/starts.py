@@ -26,8 +26,11 @@ FORK, PYTHON, COMPILE, BINARY, BASH = "fork", "python", "compile", "binary", "ba
 """How a job runs: forked from the zygote, or exec'd."""
 
 _BUNDLE = 6
+_THREAD_STACK = 8 << 20
+"""The usual size: a process that is exec'd takes that of its main stack, which is far larger."""
 _BOOT = f"""
-import marshal, sys
+import _thread, marshal, sys
+_thread.stack_size({_THREAD_STACK})
 with open({_BUNDLE}, "rb") as file:
     modules, job = marshal.load(file), marshal.load(file)
 for name, code in modules.items():

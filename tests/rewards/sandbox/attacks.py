@@ -42,8 +42,8 @@ def blocked(attempts: Mapping[str, str]) -> str:
     return (
         "import ctypes, os, socket\nlibc = ctypes.CDLL(None, use_errno=True)\n"
         f"for name, attempt in {dict(attempts)!r}.items():\n"
-        ("    try:\n        exec(attempt, {'ctypes': ctypes, 'os': os, 'socket': socket, "
-"'libc': libc})\n")
+        "    try:\n        exec(attempt, {'ctypes': ctypes, 'os': os, 'socket': socket, "
+        "'libc': libc})\n"
         "    except (Exception, SystemExit):\n        pass\n"
         "    else:\n        print('ESCAPED by', name)\n"
         "print('BLOCKED')\n"
@@ -183,14 +183,19 @@ DOORS = {
 ENDS = {
     "ignored signals": (
         "import signal\nfor s in (24, 14, 15, 2): signal.signal(s, signal.SIG_IGN)\nwhile 1: pass",
-        KILLED, "spends",
+        KILLED,
+        "spends",
     ),
     "handled CPU signal": (
         "import signal\nsignal.signal(24, lambda *a: None)\nsignal.setitimer(2, 0)\nwhile 1: pass",
-        KILLED, "spends",
+        KILLED,
+        "spends",
     ),
-    "one C call (a regular expression)": (("import re\nre.match('(a+)+$', 'a' * 40 + "
-"'b')"), KILLED, "spends"),
+    "one C call (a regular expression)": (
+        "import re\nre.match('(a+)+$', 'a' * 40 + 'b')",
+        KILLED,
+        "spends",
+    ),
     "one C call (a power)": ("pow(7, 10 ** 7) % 10 ** 9999", KILLED, "spends"),
     "spin on stdin": ("import sys\nwhile 1: sys.stdin.read()", KILLED, "spends"),
     "gradual memory": ("x = []\nwhile 1: x.append(bytearray(1 << 20))", ("error",)),
@@ -203,17 +208,21 @@ ENDS = {
     ),
     "decompression": (
         "import bz2\nd = bz2.compress(bytes(1 << 24))\nx = [bz2.decompress(d) for _ in range(99)]",
-        KILLED, "spends",
+        KILLED,
+        "spends",
     ),
     "recursion": ("def f(): f()\nf()", ("error",)),
     "unlimited recursion": (
         "import sys\nsys.setrecursionlimit(10 ** 9)\nx = ()\n"
         "for _ in range(3 * 10 ** 6): x = (x,)\nhash(x)",
-        KILLED, "spends",
+        KILLED,
+        "spends",
     ),
     "descriptors by pipes": ("import os\nx = []\nwhile 1: x.append(os.pipe())", ("error",)),
-    "descriptors by pairs": (("import socket\nx = []\n"
-"while 1: x.append(socket.socketpair())"), ("error",)),
+    "descriptors by pairs": (
+        "import socket\nx = []\nwhile 1: x.append(socket.socketpair())",
+        ("error",),
+    ),
     "thread bomb": (
         "import threading\ndef g():\n    while 1: threading.Thread(target=g, daemon=True).start()\n"
         "g()",
@@ -241,7 +250,9 @@ ENDS = {
     "abort": ("import os\nos.abort()", ("error",)),
     "killed by itself": ("import os\nos.kill(os.getpid(), 9)", ("error",)),
     "stopped by itself": (
-        "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)", KILLED, "waits"
+        "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
+        KILLED,
+        "waits",
     ),
     "sleep": ("import time\ntime.sleep(600)", KILLED, "waits"),
     "sleeping thread": (
@@ -258,7 +269,8 @@ ENDS = {
     ),
     "exit handler without end": (
         "import atexit\n@atexit.register\ndef g():\n    while 1: pass\nprint(42)",
-        KILLED, "spends",
+        KILLED,
+        "spends",
     ),
     "closed descriptors": (
         "import os\nos.closerange(0, 64)\nraise SystemExit(3)",
@@ -318,8 +330,11 @@ def rows() -> Iterator[Row]:
     for name, (source, output) in HONEST.items():
         yield row(name, source, says(output), ("pass",))
     rich = "def f(x): return {1: (x, [None, True, 2.5, b'a', {3}]), 'k': 10 ** 30}"
-    expected = {"type": "function", "entry": "f", "cases": [{"args": [7], "expected": {
-        1: (7, [None, True, 2.5, b"a", {3}]), "k": 10**30}}]}
+    expected = {
+        "type": "function",
+        "entry": "f",
+        "cases": [{"args": [7], "expected": {1: (7, [None, True, 2.5, b"a", {3}]), "k": 10**30}}],
+    }
     yield row("rich types", rich, expected, ("pass",))
     yield row("function", "def f(x): return 2 * x", CALLS, ("pass",))
     yield row("raised where it must", "def f(x): return 1 // x", CALLS, ("fail",))

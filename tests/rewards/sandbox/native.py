@@ -39,8 +39,8 @@ _CPP_DOORS = {
     "vfork by number": "syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0) >= 0",
     "shell": 'system("true") == 0',
     "second exec": (
-        ('execl("/proc/self/exe", "x", (char*)0) == 0 || execl("/bin/echo", "x", '
-'"ESCAPED", (char*)0)')
+        'execl("/proc/self/exe", "x", (char*)0) == 0 || execl("/bin/echo", "x", '
+        '"ESCAPED", (char*)0)'
         ' == 0 || syscall(SYS_execveat, open("/bin/echo", O_RDONLY), "", 0, 0, 0x1000) == 0'
     ),
     "files": (
@@ -57,9 +57,9 @@ _CPP_DOORS = {
         " || syscall(SYS_pidfd_open, getppid(), 0) >= 0"
     ),
     "kernel surface": (
-        "unshare(CLONE_NEWUSER) == 0 || mount(0, \".\", \"tmpfs\", 0, 0) == 0 || setuid(0) == 0 || "
+        'unshare(CLONE_NEWUSER) == 0 || mount(0, ".", "tmpfs", 0, 0) == 0 || setuid(0) == 0 || '
         "syscall(SYS_io_uring_setup, 8, malloc(200)) >= 0 || syscall(SYS_bpf, 0, 0, 0) >= 0 || "
-        "syscall(SYS_memfd_create, \"x\", 0) >= 0"
+        'syscall(SYS_memfd_create, "x", 0) >= 0'
     ),
 }
 
@@ -68,36 +68,50 @@ _CPP_ENDS = {
         main("for (int s = 1; s < 65; s++) signal(s, SIG_IGN); volatile int x = 0; for (;;) x++;"),
         KILLED,
     ),
-    "memory": (main(("for (;;) { char* p = (char*)malloc(1 << 20); if (!p) abort(); *p = 1; "
-"}")), ("error",)),
-    "stack": ("int f(int n) { volatile char a[4096]; a[0] = n; return f(n + 1) + a[0]; }\n"
-              "int main() { return f(0); }", ("error",)),
-    "stdout flood": (main("for (;;) puts(\"42\");"), KILLED),
-    "exit before main": (("#include <unistd.h>\nstruct A { A() { _exit(0); } } a;\n"
-"int main() {}"), ("fail",)),
-    "32-bit call": (main(("int r; asm volatile(\"int $0x80\" : \"=a\"(r) : \"a\"(20)); "
-"puts(\"42\");")), ("error",)),
+    "memory": (
+        main("for (;;) { char* p = (char*)malloc(1 << 20); if (!p) abort(); *p = 1; }"),
+        ("error",),
+    ),
+    "stack": (
+        "int f(int n) { volatile char a[4096]; a[0] = n; return f(n + 1) + a[0]; }\n"
+        "int main() { return f(0); }",
+        ("error",),
+    ),
+    "stdout flood": (main('for (;;) puts("42");'), KILLED),
+    "exit before main": (
+        "#include <unistd.h>\nstruct A { A() { _exit(0); } } a;\nint main() {}",
+        ("fail",),
+    ),
+    "32-bit call": (
+        main('int r; asm volatile("int $0x80" : "=a"(r) : "a"(20)); puts("42");'),
+        ("error",),
+    ),
     "text of a host file": ('#include "/etc/passwd"\nint main() {}', ("error",)),
     "bytes of a host file": (
         'asm(".globl b\\nb: .incbin \\"/etc/passwd\\"\\n");\nextern char b[];\n#include <cstdio>\n'
-        "int main() { puts(b); }", ("error",)
+        "int main() { puts(b); }",
+        ("error",),
     ),
-    "templates without end": ("template <int N> struct A { enum { v = A<N + 1>::v }; };\n"
-                              "int main() { return A<0>::v; }", KILLED),
+    "templates without end": (
+        "template <int N> struct A { enum { v = A<N + 1>::v }; };\nint main() { return A<0>::v; }",
+        KILLED,
+    ),
     "include of itself": ("#include __FILE__\nint main() {}", ("error",)),
     "a binary of gigabytes": ("char a[1u << 31] = {1};\nint main() {}", KILLED),
     "prose": ("I think that the answer is 42.", ("error",)),
 }
 
 _CPP_HONEST = {
-    "stream": ("#include <iostream>\n"
-"int main() { int x; std::cin >> x; std::cout << 2 * x << '\\n'; }"),
-    "threads": (
-        "#include <thread>\n#include <cstdio>\nint main() { int x = 0, y = 0; scanf(\"%d\", &x);\n"
-        "std::thread t([&] { y = 2 * x; }); t.join(); printf(\"%d\\n\", y); }"
+    "stream": (
+        "#include <iostream>\nint main() { int x; std::cin >> x; std::cout << 2 * x << '\\n'; }"
     ),
-    "exceptions": ("#include <cstdio>\nint main() { try { throw 42; } catch (int n) { "
-"printf(\"%d\", n); } }"),
+    "threads": (
+        '#include <thread>\n#include <cstdio>\nint main() { int x = 0, y = 0; scanf("%d", &x);\n'
+        'std::thread t([&] { y = 2 * x; }); t.join(); printf("%d\\n", y); }'
+    ),
+    "exceptions": (
+        '#include <cstdio>\nint main() { try { throw 42; } catch (int n) { printf("%d", n); } }'
+    ),
 }
 
 _COSTLY = {"costly": True}
@@ -130,11 +144,15 @@ _BASH_TREES = {
     "memory of a tree": (
         "for i in 1 2 3 4 5 6 7 8; do x=$(head -c 60000000 /dev/zero | tr '\\0' x); "
         "python3 -c 'x = bytearray(90 << 20); import time; time.sleep(9)' & done; wait; echo 41",
-        ("error",), False,
+        ("error",),
+        False,
     ),
     "pipe without end": ("yes | cat > /dev/null; echo 42", (*KILLED, "pass"), True),
-    "disk": (("for i in $(seq 99); do head -c 9000000 /dev/zero > f$i || exit 1; done; echo "
-"42"), ("error",), False),
+    "disk": (
+        "for i in $(seq 99); do head -c 9000000 /dev/zero > f$i || exit 1; done; echo 42",
+        ("error",),
+        False,
+    ),
     "stdout held by a child": ("sleep 600 & echo 42", ("pass", "error"), False),
 }
 _BASH_ENDS = {
@@ -148,8 +166,9 @@ _BASH_ENDS = {
 }
 _BASH_HONEST = {
     "builtins": 'read x; echo $((x * 2)); # "$(id)" `id`',
-    "arrays": ('read x; a=($x $x); declare -i s=0; for n in "${a[@]}"; do s+=n; done; printf '
-'"%d\\n" $s'),
+    "arrays": (
+        'read x; a=($x $x); declare -i s=0; for n in "${a[@]}"; do s+=n; done; printf "%d\\n" $s'
+    ),
     "here-string": 'read x <<< 21; f() { local y=$1; ((y *= 2)); echo "$y"; }; f "$x"',
 }
 _BASH_HONEST_TREES = {

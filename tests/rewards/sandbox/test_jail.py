@@ -63,7 +63,8 @@ def test_a_killed_zygote_costs_a_retry_and_no_verdict(driver: Any) -> None:
     async def kill_once() -> Any:
         job = asyncio.create_task(jail.run(_SLEEP))
         await asyncio.sleep(0.5)
-        victim = next(w for w in jail._workers if w not in jail._idle._queue)  # type: ignore[attr-defined]
+        idle = [w for slot in jail._idle._queue for w in slot.values()]  # type: ignore[attr-defined]
+        victim = next(w for w in jail._workers if w not in idle)
         os.kill(victim.process.pid, signal.SIGKILL)
         return await job
 
@@ -87,7 +88,7 @@ def test_a_caller_who_gives_up_leaves_no_job_behind(driver: Any) -> None:
 def test_two_broken_jails_are_an_infra_error_and_never_a_failure(
     driver: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(self: Any, program: Program) -> Any:
+    async def broken(self: Any, program: Program, how: str, compiled: bytes = b"") -> Any:
         raise worker.WorkerBroken("the jail's zygote ended")
 
     monkeypatch.setattr(worker.Worker, "run", broken)
@@ -106,7 +107,7 @@ def test_a_refused_step_of_set_up_runs_nothing(start: Any) -> None:
     ours = next(iter(jail.jail._workers))
     jail.loop.run(jail.jail._retire(ours))
     jail.jail._idle.get_nowait()
-    jail.jail._idle.put_nowait(None)
+    jail.jail._idle.put_nowait({})
     # The kernel refuses to mount a scratch directory of this size.
     object.__setattr__(jail.jail.config, "scratch_mb", "nonsense")
     result = jail.script("print('ran')")
@@ -243,6 +244,7 @@ def test_a_machine_without_landlock_is_told_so(monkeypatch: pytest.MonkeyPatch) 
     ("key", "value"),
     [
         ("isolation", "none"),
+        ("mode", "spawn"),
         ("wall_s", 0.0),
         ("wall_s", float("nan")),
         ("cpu_s", 0),
@@ -264,6 +266,8 @@ _SETTINGS: dict[str, tuple[Any, str, bytes]] = {
     "memory_mb": (128, "import mmap\nmmap.mmap(-1, 110 << 20)\nprint(1)", b""),
     "scratch_mb": (1, "open('x', 'wb').write(bytes(3 << 20))\nprint(1)", b""),
     "output_kb": (1, "print('x' * 2000)", b"x" * 1024),
+    # A fresh Python has imported nothing that the program did not ask for.
+    "mode": ("exec", "import sys\nprint('sqlite3' in sys.modules)", b"False\n"),
 }
 
 

@@ -1,5 +1,6 @@
 """`conjoint bench NAME output=FILE key=value ...`: measure, print a table, write the ratios."""
 
+import importlib
 import json
 import os
 import sys
@@ -8,7 +9,7 @@ from typing import Any
 
 from rl.types import ConjointError
 
-NAMES = ("learner",)
+NAMES = ("learner", "rewards")
 
 
 def run(name: str, overrides: list[str]) -> int:
@@ -24,10 +25,8 @@ def run(name: str, overrides: list[str]) -> int:
     cfg = load_config([o for o in overrides if not o.startswith("output=")])
     # Read when torch loads: threads that spin while they wait would time the other processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Loads torch and TRL: only now, when nothing can be refused any more.
-    from rl.bench.learner_bench import measure
-
-    result = measure(cfg)
+    # `learner_bench` loads torch and TRL: only now, when nothing can be refused any more.
+    result = importlib.import_module(f"rl.bench.{name}_bench").measure(cfg)
     if output is not None:
         output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     show(result)

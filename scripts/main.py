@@ -96,10 +96,10 @@ def data(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="What to measure: learner.")],
+    name: Annotated[str, typer.Argument(help="What to measure: learner or rewards.")],
     overrides: Overrides = None,
 ) -> None:
-    """Measure against TRL on this machine; output=FILE keeps the figures as JSON."""
+    """Measure against TRL, or against targets, on this machine; output=FILE keeps the figures."""
     _dispatch("bench", name, overrides or [])
 
 

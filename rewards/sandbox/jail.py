@@ -74,6 +74,11 @@ class LocalJail:
         """`namespaces` or `landlock`; empty before the start."""
         return self._tier
 
+    @property
+    def pids(self) -> list[int]:
+        """The zygotes' process ids."""
+        return [worker.process.pid for worker in self._workers]
+
     async def start(self) -> None:
         """Choose and prove a tier, start the zygotes. Raises SandboxUnavailable if none holds."""
         async with self._starting:
@@ -88,13 +93,15 @@ class LocalJail:
                 self._tier = first.spec.tier
                 self._idle.put_nowait({kind: first})
                 # The rest start when they are first needed.
-                for _ in range(self._size() - 1):
+                for _ in range(self.size - 1):
                     self._idle.put_nowait({})
             except BaseException:
                 await self._clear()
                 raise
 
-    def _size(self) -> int:
+    @property
+    def size(self) -> int:
+        """How many programs run at once."""
         return self.config.workers or 4 * len(os.sched_getaffinity(0))
 
     async def run(self, program: Program) -> Result:
@@ -276,7 +283,7 @@ class LocalJail:
         parent = shared if os.access(shared, os.W_OK) else tempfile.gettempdir()
         for stale in glob.glob(os.path.join(parent, _PREFIX + "*")):
             _remove_stale(stale)
-        self._directory = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
+        self._directory = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent)
         os.chmod(self._directory, 0o711)
         self._lock = os.open(os.path.join(self._directory, "lock"), os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)

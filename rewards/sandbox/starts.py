@@ -50,7 +50,7 @@ _FLAGS = ("-std=gnu++20", "-O2", "-w", "-pipe", "-fdiagnostics-color=never")
 _SOURCES = {COMPILE: "solution.cpp", BASH: "solution.sh"}
 _COMPILED = "solution"
 _MAX_BINARY = 16 << 20
-COMPILE_WALL_S, _COMPILE_CPU_S, _COMPILE_MB = 60.0, 30, 1024
+COMPILE_WALL_S, _COMPILE_CPU_S, _COMPILE_MB, _COMPILE_SCRATCH_MB = 60.0, 30, 1024, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,13 @@ def limited(orders: Spec, how: str) -> Spec:
     """`orders` with the limits of this job: a compiler, which runs nothing, has its own."""
     if how != COMPILE:
         return orders
-    memory_mb = max(orders.memory_mb, _COMPILE_MB)
-    return replace(orders, wall_s=COMPILE_WALL_S, cpu_s=_COMPILE_CPU_S, memory_mb=memory_mb)
+    return replace(
+        orders,
+        wall_s=COMPILE_WALL_S,
+        cpu_s=_COMPILE_CPU_S,
+        memory_mb=max(orders.memory_mb, _COMPILE_MB),
+        scratch_mb=max(orders.scratch_mb, _COMPILE_SCRATCH_MB),
+    )
 
 
 def prepare(

@@ -1,6 +1,8 @@
 """What `conjoint bench` measures and the targets it is held against. Imports nothing heavy."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from rl.types import ConjointError
 
@@ -10,13 +12,29 @@ TARGETS = {
     "packing": 1.0,
     "tokens_per_second": 1.5,
 }
-"""head_memory, head_time: at most; packing, tokens_per_second: at least."""
-AT_MOST = ("head_memory", "head_time")
+"""Of `conjoint bench learner`."""
+REWARD_TARGETS = {
+    "fork_namespaces": 150.0,
+    "fork_landlock": 250.0,
+    "exec_namespaces": 60.0,
+    "exec_landlock": 60.0,
+    "overhead_ms_namespaces": 15.0,
+    "overhead_ms_landlock": 15.0,
+    "soak_left_namespaces": 0.0,
+    "soak_left_landlock": 0.0,
+    "soak_growth_mb_namespaces": 4.0,
+    "soak_growth_mb_landlock": 4.0,
+}
+"""Of `conjoint bench rewards`: programs a second, p50 over that of a bare fork, what is left."""
+_MOST = ("overhead_ms", "soak_left", "soak_growth_mb")
+AT_MOST = ("head_memory", "head_time", *(n for n in REWARD_TARGETS if n.startswith(_MOST)))
+"""The others are at least."""
 
 
 @dataclass(frozen=True, slots=True)
 class BenchConfig:
-    """`conjoint bench learner`: sizes and targets. The learner itself is set by `learner` keys."""
+    """`conjoint bench`: sizes and targets. What is measured is set by its own keys, `learner` or
+    `sandbox`."""
 
     model: str = "smollm2-135m"
     """smollm2-135m, or a folder that from_pretrained opens."""
@@ -29,15 +47,31 @@ class BenchConfig:
     """Each repeat times every variant once, one after the other; medians are compared."""
     head_tokens: int = 1024
     """Trained tokens of the loss head's own measurement."""
-    targets: dict[str, float] = field(default_factory=lambda: dict(TARGETS))
+    programs: int = 200
+    """`rewards`: programs of each round."""
+    soak: int = 0
+    """`rewards`: jobs of the soak, at the end; 0 leaves it out."""
+    targets: dict[str, float] = field(default_factory=lambda: TARGETS | REWARD_TARGETS)
 
     def validate(self) -> None:
-        for key in ("groups", "repeats", "head_tokens"):
+        for key in ("groups", "repeats", "head_tokens", "programs"):
             if getattr(self, key) < 1:
                 raise ConjointError(f"bench.{key} must be at least 1, not {getattr(self, key)}")
         if self.group_size < 2:
             raise ConjointError(f"bench.group_size must be at least 2, not {self.group_size}")
-        if unknown := sorted(set(self.targets) - set(TARGETS)):
+        if self.soak < 0:
+            raise ConjointError(f"bench.soak must be 0 (no soak) or more, not {self.soak}")
+        known = TARGETS | REWARD_TARGETS
+        if unknown := sorted(set(self.targets) - set(known)):
             raise ConjointError(
-                f"bench.targets.{unknown[0]} is not measured; choose among {sorted(TARGETS)}"
+                f"bench.targets.{unknown[0]} is not measured; choose among {sorted(known)}"
             )
+
+
+def judged(
+    name: str, value: float, targets: Mapping[str, float], runs: dict[str, list[float]]
+) -> dict[str, Any]:
+    """One entry of the file: the value, its target, whether it is met, and every raw figure."""
+    target = targets[name]
+    met = value <= target if name in AT_MOST else value >= target
+    return {"value": value, "target": target, "met": met, "runs": [runs]}

@@ -3,14 +3,14 @@
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from rl.batch import Batch, make_batch
-from rl.bench.config import AT_MOST
+from rl.bench.config import judged
 from rl.bench.head_bench import HeadBench
 from rl.bench.rollouts import groups
 from rl.bench.trl_step import TrlStep, padded_tokens
@@ -69,13 +69,6 @@ def measure(cfg: Config) -> dict[str, Any]:
             "trained_tokens_per_second": rates,
         },
     }
-
-
-def judged(name: str, value: float, targets: Mapping[str, float], runs: Runs) -> dict[str, Any]:
-    """One entry of the file: the value, its target, whether it is met, and every raw figure."""
-    target = targets[name]
-    met = value <= target if name in AT_MOST else value >= target
-    return {"value": value, "target": target, "met": met, "runs": [runs]}
 
 
 def _ratio(runs: Runs, over: str, under: str) -> float:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rl.bench import learner_bench
-from rl.bench.config import TARGETS, BenchConfig
+from rl.bench import learner_bench, rewards_bench
+from rl.bench.config import AT_MOST, REWARD_TARGETS, TARGETS, BenchConfig
 from rl.bench.rollouts import lengths
 from rl.types import ConjointError
 from scripts.bench import run
@@ -69,6 +69,8 @@ def test_bench_lengths_come_from_the_file_or_the_written_distribution(
     [
         (["bench.repeats=0"], "bench.repeats must be at least 1"),
         (["bench.group_size=1"], "bench.group_size must be at least 2"),
+        (["bench.programs=0"], "bench.programs must be at least 1"),
+        (["bench.soak=-1"], "bench.soak must be 0"),
         (["bench.targets.speed=2.0"], "bench.targets.speed is not measured"),
         (["bench.model=nowhere/at/all"], "is not known"),
         (["output=/no/such/folder/x.json"], "there is no folder"),
@@ -83,6 +85,41 @@ def test_bench_refuses_before_it_loads_anything(
     monkeypatch.setattr(learner_bench, "HeadBench", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(ConjointError, match=said):
         run("learner", [f"bench.model={folder}", *words])
+
+
+def test_bench_rewards_sets_each_figure_of_the_jail_beside_its_target(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = tmp_path / "bench.json"
+    small = ["bench.programs=3", "bench.repeats=1", "bench.soak=5", "sandbox.workers=1"]
+    targets = {name: 1e9 if name in AT_MOST else 0 for name in REWARD_TARGETS}
+    given = "bench.targets={" + ", ".join(f"{k}: {v}" for k, v in targets.items()) + "}"
+    assert run("rewards", [f"output={file}", given, *small]) == 0
+    result = json.loads(file.read_text())
+    lacking = result["setting"].get("not on this machine", {})
+    tiers = {name.rpartition("_")[2] for name in REWARD_TARGETS}
+    assert tiers == {"namespaces", "landlock"}
+    absent = {name for name in REWARD_TARGETS if f"fork_{name.rpartition('_')[2]}" in lacking}
+    assert result["ratios"].keys() == REWARD_TARGETS.keys() - absent
+    for name, ratio in result["ratios"].items():
+        assert ratio["met"] and ratio["target"] == targets[name]
+        (runs,) = ratio["runs"]
+        if name.startswith(("fork", "exec")):
+            assert ratio["value"] == runs[name][0] > 0
+        if name.startswith("overhead"):
+            bare, jailed = runs["bare"], runs[name.replace("overhead_ms", "fork")]
+            assert len(bare) == len(jailed) == 3
+            assert ratio["value"] == pytest.approx(1000 * (sorted(jailed)[1] - sorted(bare)[1]))
+        if name.startswith("soak_left"):
+            assert ratio["value"] == 0
+    assert "overhead_ms" in capsys.readouterr().out
+
+
+def test_a_missed_target_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = {"fork_landlock": (249.0, {"fork_landlock": [249.0]})}
+    monkeypatch.setattr(rewards_bench, "measure_jail", lambda *_: (figures, {}))
+    assert run("rewards", []) == 1
+    assert run("rewards", ["bench.targets.fork_landlock=249"]) == 0
 
 
 def test_there_is_no_other_bench() -> None:

@@ -192,9 +192,14 @@ def test_the_filter_is_whole_on_both_machines(monkeypatch: pytest.MonkeyPatch) -
     for machine in kernel.MACHINES:
         monkeypatch.setattr(kernel, "machine", lambda machine=machine: machine)
         for tier in ("namespaces", "landlock"):
-            code = seccomp.program(tier, 77)
-            assert len(code) % 8 == 0
-            assert len(code) // 8 < 4096, "the kernel's limit"
+            for allowed in (
+                seccomp.Filter(),
+                seccomp.Filter(processes=True),
+                seccomp.Filter(exec_from=1 << 40, fork_kills=True),
+            ):
+                code = seccomp.program(tier, 77, allowed)
+                assert len(code) % 8 == 0
+                assert len(code) // 8 < 4096, "the kernel's limit"
 
 
 def test_other_machines_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

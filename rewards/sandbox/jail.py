@@ -39,7 +39,7 @@ _HINT = (
 )
 _PREFIX = "conjoint-jail-"
 _ALL = Layers()
-_PYTHON_IN = {languages.FORK: starts.FORK, languages.SYSTEM: starts.PYTHON}
+_HOW = {"python": starts.PYTHON, "bash": starts.BASH}
 _CACHED, _CACHED_BYTES = 64, 1 << 20
 """Compiled programs that are kept: how many, and the largest."""
 _T = TypeVar("_T")
@@ -130,7 +130,7 @@ class LocalJail:
             if not binary:
                 return result
             return await self._leased(lambda w: w.run(program, starts.BINARY, binary), kind)
-        how = {"python": _PYTHON_IN[kind], "bash": starts.BASH}[program.language]
+        how = starts.FORK if kind == languages.FORK else _HOW[program.language]
         return await self._leased(lambda worker: worker.run(program, how), kind)
 
     async def _compile(self, source: str) -> tuple[Result, bytes]:
@@ -202,17 +202,17 @@ class LocalJail:
         if self._layers != _ALL or kind in self._proved:
             return worker
         try:
-            await self._prove(worker, kind)
+            await self._prove(worker)
         except BaseException:
             await self._retire(worker)
             raise
         self._proved.add(kind)
         return worker
 
-    async def _prove(self, worker: Worker, kind: str) -> None:
+    async def _prove(self, worker: Worker) -> None:
         """Raises WorkerBroken unless the attacks of `probe` all fail in this worker."""
-        program = Program(probe.source(worker.spec.library[0]))
-        result = await worker.run(program, _PYTHON_IN[kind])
+        how = starts.PYTHON if worker.spec.system else starts.FORK
+        result = await worker.run(Program(probe.source(worker.spec.library[0])), how)
         if result.ended is not Ended.FINISHED or result.stdout != probe.EXPECTED:
             seen = result.stdout.decode(errors="replace").strip()
             raise WorkerBroken(f"the attacks tried at start: {result.reason or seen}")

@@ -1,5 +1,6 @@
 """Exec mode, C++ and bash beyond what the attacks show: how programs start, and what is refused."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -196,6 +197,18 @@ def test_a_jail_has_zygotes_of_both_kinds_in_as_many_places(start: Any, driver: 
         assert len(jail.jail.pids) == 2
     assert jail.jail.restarts == 0
     jail.close()
+
+
+def test_a_program_is_not_executed_twice(start: Any, driver: Any) -> None:
+    number = {"x86_64": 322, "aarch64": 281}[os.uname().machine]
+    again = (
+        "import ctypes, os\nprogram = os.open('/usr/bin/env', os.O_PATH)\n"
+        "argv = (ctypes.c_char_p * 2)(b'env', None)\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        f"libc.syscall({number}, program, b'', argv, argv, 0x1000)\nprint(ctypes.get_errno())"
+    )
+    fresh = start(driver.jail.tier, mode="exec", workers=1)
+    assert fresh.script(again).stdout == b"%d\n" % errno.EPERM
+    fresh.close()
 
 
 def test_the_one_exec_is_told_by_its_address() -> None:

@@ -26,7 +26,7 @@ _PROGRAMS = (
     Program("import os\nopen('a', 'w').write('x' * 99999); os.mkdir('d'); os.symlink('/', 'd/l')"),
     Program("import os\nfor n in range(99): os.write(1, b'x' * 65536)"),
     Program("import os\nif os.fork() == 0: os.setsid()"),
-    Program("x = [bytearray(1 << 20) for _ in range(999)]"),
+    Program("x = bytearray(1 << 40)"),
 )
 _DAEMON = Program("sleep 600 & echo 42", language="bash")
 _SAMPLES = 50

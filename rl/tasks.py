@@ -28,9 +28,7 @@ REFERENCE_CHECKS: dict[str, Callable[[Any], None]] = {
 """Reward -> what it asks of a reference; raises ValueError."""
 
 
-def reference_check(
-    rewards: Iterable[str], sandbox: SandboxConfig
-) -> Callable[[Any], None] | None:
+def reference_check(rewards: Iterable[str], sandbox: SandboxConfig) -> Callable[[Any], None] | None:
     """What these rewards together ask of a reference: raises ConjointError or ValueError for one
     that no answer can be graded by. None if they ask nothing."""
     known = {**REFERENCE_CHECKS, "code": _code_check(sandbox)}

@@ -78,7 +78,11 @@ def _input(cfg: GradeConfig) -> list[GradeRow]:
 
 
 def _grade(cfg: GradeConfig, rows: Sequence[GradeRow]) -> list[Verdict]:
-    check = critic.validate_reference if cfg.name == "critic" else reference_check([cfg.name], cfg.sandbox)
+    check = (
+        critic.validate_reference
+        if cfg.name == "critic"
+        else reference_check([cfg.name], cfg.sandbox)
+    )
     verdicts = {row.line: v for row in rows if (v := _ungradable(cfg, row, check)) is not None}
     left = [row for row in rows if row.line not in verdicts]
     groups = grouped(left, pairwise=cfg.pairwise, path=cfg.input)

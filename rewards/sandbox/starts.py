@@ -49,6 +49,8 @@ _COMPILER, _SHELL = "g++", "bash"
 _FLAGS = ("-std=gnu++20", "-O2", "-w", "-pipe", "-fdiagnostics-color=never")
 _SOURCES = {COMPILE: "solution.cpp", BASH: "solution.sh"}
 _COMPILED = "solution"
+_MFD_EXEC = 0x10
+"""Asked for where vm.memfd_noexec is 1."""
 _MAX_BINARY = 16 << 20
 COMPILE_WALL_S, _COMPILE_CPU_S, _COMPILE_MB, _COMPILE_SCRATCH_MB = 60.0, 30, 1024, 64
 
@@ -102,7 +104,7 @@ def prepare(
         program = os.open(orders.interpreter, os.O_PATH)
         return Start(program, (orders.interpreter, *flags), environment, bundle)
     if how == BINARY:
-        return Start(_memory(source), ("./" + _COMPILED,), environment, -1)
+        return Start(_memory(source, _MFD_EXEC), ("./" + _COMPILED,), environment, -1)
     name = _SOURCES[how]
     with open(name, "xb") as file:
         file.write(source)
@@ -120,8 +122,11 @@ def _find(program: str) -> int:
         return os.open(f"/bin/{program}", os.O_PATH)
 
 
-def _memory(data: bytes) -> int:
-    descriptor = os.memfd_create("program")
+def _memory(data: bytes, flags: int = 0) -> int:
+    try:
+        descriptor = os.memfd_create("program", os.MFD_CLOEXEC | flags)
+    except OSError:  # a kernel before 6.3, where every memory file may be executed
+        descriptor = os.memfd_create("program")
     with open(descriptor, "wb", closefd=False) as file:
         file.write(data)
     os.lseek(descriptor, 0, os.SEEK_SET)

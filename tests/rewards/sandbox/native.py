@@ -48,6 +48,9 @@ _CPP_DOORS = {
         'open("/proc/self/environ", O_RDONLY) >= 0 || open("/usr/lib/sbx_pwn", O_CREAT, 0600) >= 0'
         ' || link("/usr/lib/os-release", "h") == 0 || getenv("SBX_CANARY") || getenv("E2B_API_KEY")'
     ),
+    "inherited descriptor": (
+        "[] { int n = 3; while (n < 4096 && fcntl(n, F_GETFD) < 0) n++; return n < 4096; }()"
+    ),
     "network": (
         "socket(AF_INET, SOCK_STREAM, 0) >= 0 || socket(AF_UNIX, SOCK_STREAM, 0) >= 0 || "
         "socket(AF_NETLINK, SOCK_RAW, 0) >= 0"
@@ -123,6 +126,7 @@ _BASH_DOORS = {
     "secret in the environment": '[[ -n "$SBX_CANARY$E2B_API_KEY" ]]',
     "write outside": "echo x > /usr/lib/sbx_pwn",
     "raised limit": "ulimit -S -v unlimited && ulimit -H -v unlimited && ulimit -u 9999",
+    "supervisor": "kill -9 1 && ! kill -0 1",
     "parent": "[[ $PPID -gt 1 ]] && kill -9 $PPID",
 }
 _BASH_TREE_DOORS = {
@@ -133,6 +137,10 @@ _BASH_TREE_DOORS = {
     "processes by a program": "ps ax | grep -q .",
     "link out": "ln /usr/lib/os-release h",
     "mode of a host file": "chmod 600 /usr/lib/os-release",
+    "environment of the supervisor": "cat /proc/1/environ /proc/self/environ",
+    "clock": "date -s 2000-01-01 > /dev/null",
+    "another user": "su -c true || chown 0 solution.sh",
+    "named pipe of the host": "mkfifo /dev/shm/sbx_pwn",
     "listing the repository": f"ls {'/'.join(__file__.split('/')[:-1])}",
     "tracing": "strace -p 1 true",
 }

@@ -73,7 +73,7 @@ def _serve(sock: socket.socket, orders: spec.Spec, room: rooms.Room) -> None:
             continue
         if not sock.recv(1, socket.MSG_PEEK):
             return
-        pid = kernel.clone(room.flags) if room.flags else os.fork()
+        pid = kernel.clone(room.flags)
         if pid == 0:
             os.close(held)
             supervisor.main(sock, orders, room, lifeline)

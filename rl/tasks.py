@@ -28,10 +28,13 @@ REFERENCE_CHECKS: dict[str, Callable[[Any], None]] = {
 """Reward -> what it asks of a reference; raises ValueError."""
 
 
-def reference_check(rewards: Iterable[str], sandbox: SandboxConfig) -> Callable[[Any], None] | None:
+def reference_check(
+    rewards: Iterable[str], sandbox: SandboxConfig, *, answers_known: bool = False
+) -> Callable[[Any], None] | None:
     """What these rewards together ask of a reference: raises ConjointError or ValueError for one
-    that no answer can be graded by. None if they ask nothing."""
-    known = {**REFERENCE_CHECKS, "code": _code_check(sandbox)}
+    that no answer can be graded by, or, unless they are known, not every answer. None if they ask
+    nothing."""
+    known = {**REFERENCE_CHECKS, "code": _code_check(sandbox, answers_known)}
     checks = [known[name] for name in rewards if name in known]
 
     def check(reference: Any) -> None:
@@ -87,14 +90,16 @@ def _split(cfg: Config, kind: str, task: TaskConfig) -> tuple[Source, Source | N
     return SOURCES[kind]("train", cfg.seed), SOURCES[kind]("heldout", cfg.eval.seed)
 
 
-def _code_check(sandbox: SandboxConfig) -> Callable[[Any], None]:
-    """The check of a code reference, and whether its language can be run on this machine."""
+def _code_check(sandbox: SandboxConfig, answers_known: bool) -> Callable[[Any], None]:
+    """The check of a code reference, and whether its language can be run on this machine. A known
+    answer in bash is judged by whether it does need processes: the jail says so."""
     tier = functools.cache(lambda: tier_here(sandbox))
 
     def check(reference: Any) -> None:
         code.validate_reference(reference)
         language = code.LANGUAGES[reference["language"]]
-        if why := languages.unfit(language, reference.get("processes", True), tier):
+        processes = reference.get("processes", True) and not answers_known
+        if why := languages.unfit(language, processes, tier):
             raise ValueError(f"reference.language is {language}; {why}")
 
     return check

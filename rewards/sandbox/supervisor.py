@@ -241,7 +241,7 @@ def _verdict(status: int, cpu: float, job: _Job) -> tuple[str, str]:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if number == signal.SIGSYS and job.allowed.fork_kills:
-            return "error", f"unsupported: it needs processes, which the {orders.tier} tier lacks"
+            return "error", f"needs processes, which the {orders.tier} tier lacks (unsupported)"
         spent = cpu >= orders.cpu_s
         if number == signal.SIGXCPU or (number == signal.SIGKILL and spent):
             return "timeout", f"used more than {orders.cpu_s} s of CPU"

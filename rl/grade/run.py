@@ -81,7 +81,7 @@ def _grade(cfg: GradeConfig, rows: Sequence[GradeRow]) -> list[Verdict]:
     check = (
         critic.validate_reference
         if cfg.name == "critic"
-        else reference_check([cfg.name], cfg.sandbox)
+        else reference_check([cfg.name], cfg.sandbox, answers_known=True)
     )
     verdicts = {row.line: v for row in rows if (v := _ungradable(cfg, row, check)) is not None}
     left = [row for row in rows if row.line not in verdicts]

@@ -17,6 +17,7 @@ from rewards.sandbox.worker import Worker
 from rl.config import load_config
 from rl.tasks import build_tasks
 from rl.types import ConjointError, Task
+from scripts.grade import run as run_grade
 from tests.rewards.sandbox.conftest import config
 
 _CPP = '#include <cstdio>\nint main() { int x; scanf("%d", &x); printf("%d\\n", 2 * x); }'
@@ -112,7 +113,29 @@ def test_bash_without_processes_names_what_it_lacks(driver: Any) -> None:
             assert result.ended is Ended.FINISHED, result
         else:
             assert result.ended is Ended.ERROR
-            assert result.reason.startswith("unsupported: it needs processes"), result
+            assert result.reason == "needs processes, which the landlock tier lacks (unsupported)"
+
+
+@_needs_bash
+def test_known_answers_in_bash_are_graded_where_builtins_suffice(
+    driver: Any, tmp_path: Path
+) -> None:
+    tests = {"type": "stdio", "cases": _CASES}
+    row = {"kind": "code", "prompt": "?", "reference": {"language": "bash", "tests": tests}}
+    piped = "read -r x; echo $(seq 1 $x | awk '{ s += 2 } END { print s + 0 }')"
+    answers = ["read -r x; echo $((x * 2))", piped]
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    rows.write_text("".join(json.dumps(row | {"response": a}) + "\n" for a in answers))
+    tier = driver.jail.tier
+    keys = ["reward=code", f"input={rows}", f"output={out}", f"sandbox.isolation={tier}"]
+    assert run_grade(keys) == 0
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert found[0]["status"] == "pass"
+    if tier == "namespaces":
+        assert found[1]["status"] == "pass"
+    else:
+        assert found[1]["status"] == "error" and found[1]["score"] != 1
+        assert "unsupported" in found[1]["reasons"][0]
 
 
 def _train(tmp_path: Path, reference: dict[str, Any], *words: str) -> None:

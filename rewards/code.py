@@ -1,7 +1,7 @@
 """The `code` reward: the response's program must do what every hidden case says.
 
-Owns the reference form of code tasks, the extraction of the program and the verdict. The program
-runs in a sandbox; expected values and every comparison stay here, where no program runs, so that
+Owns the extraction of the program and the verdict. The program runs in a sandbox; expected values
+and comparisons stay here, where no program runs, or in another jail where tests are code, so that
 the most a program can forge is an answer. Exit codes, printed marks and files prove nothing.
 """
 
@@ -11,18 +11,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from rewards.base import RewardContext
+from rewards.code_examples import examples
+from rewards.code_output import OutputCheck, output_check, same_output
+from rewards.code_reference import LANGUAGES, validate_reference
 from rewards.combine import each
 from rewards.sandbox import codec
-from rewards.sandbox.base import Ended, Program, Result, Sandbox
+from rewards.sandbox.base import Call, Ended, Program, Result, Sandbox
 from rl.types import Group, Outcome, Score, Task
+
+__all__ = [
+    "LANGUAGES",
+    "CodeReward",
+    "CodeRewardConfig",
+    "examples",
+    "extract_program",
+    "same_output",
+    "validate_reference",
+]
 
 _FENCE = re.compile(r"^[ \t]{0,3}(```+|~~~+)[^\n`]*$", re.MULTILINE)
 _MAX_PROGRAM = 200_000
 """Characters of a program that is run at all."""
 _MAX_SHOWN = 80
 _NAME = "code"
-LANGUAGES = {"python": "python", "cpp": "cpp", "c++": "cpp", "bash": "bash"}
-"""Names that a reference may use -> the sandbox's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,34 +65,81 @@ class CodeReward:
             reason = f"the program is longer than {_MAX_PROGRAM} characters"
             return Score(_NAME, 0.0, Outcome.ERROR, (reason,))
         tests = task.reference["tests"]
-        if tests["type"] == "function":
-            return await self._judge_calls(source, tests)
-        language = LANGUAGES[task.reference["language"]]
-        return await self._judge_stdio(source, language, tests)
+        if tests["type"] == "stdio":
+            return await self._judge_stdio(source, LANGUAGES[task.reference["language"]], tests)
+        judge = self._judge_calls if tests["type"] == "function" else self._judge_asserts
+        return await judge(source, tests)
 
     async def _judge_calls(self, source: str, tests: Mapping[str, Any]) -> Score:
         cases, entry = tests["cases"], tests["entry"]
-        result = await self._sandbox.run(
-            Program(source, entry=entry, calls=[case["args"] for case in cases])
-        )
+        calls = [Call(case.get("args", ()), case.get("kwargs", {})) for case in cases]
+        result = await self._sandbox.run(Program(source, entry=entry, calls=calls))
         if result.ended is Ended.INFRA_ERROR:
             return Score.infra_error(_NAME, result.reason)
-        verdicts = [_call_verdict(i, case, entry, result) for i, case in enumerate(cases)]
+        verdicts = [
+            _call_verdict(i, _shown_call(entry, call), case["expected"], result)
+            for i, (call, case) in enumerate(zip(calls, cases, strict=True))
+        ]
         return self._score(verdicts, len(cases))
 
     async def _judge_stdio(self, source: str, language: str, tests: Mapping[str, Any]) -> Score:
         """One fresh process a case; without partial credit the first failing case ends it."""
+        check = output_check(tests)
         verdicts: list[_Verdict] = []
         for case in tests["cases"]:
             program = Program(source, stdin=case["input"].encode(), language=language)
             result = await self._sandbox.run(program)
             if result.ended is Ended.INFRA_ERROR:
                 return Score.infra_error(_NAME, result.reason)
-            verdicts.append(_stdio_verdict(case, result))
+            if check.type == "program" and result.ended is Ended.FINISHED:
+                judged = await self._ask_checker(check, case, result)
+                if isinstance(judged, Score):
+                    return judged
+                verdicts.append(judged)
+            else:
+                verdicts.append(_stdio_verdict(case, check, result))
             stop = not self._partial or verdicts[-1].outcome is Outcome.TIMEOUT
             if stop and verdicts[-1].outcome is not Outcome.PASS:
                 break
         return self._score(verdicts, len(tests["cases"]))
+
+    async def _ask_checker(
+        self, check: OutputCheck, case: Mapping[str, Any], result: Result
+    ) -> "_Verdict | Score":
+        """What the checker program says of one output; it runs after the program, and alone.
+
+        One that raises or hangs is as good as a no: the output may have been written to do that.
+        """
+        got = result.stdout.decode(errors="replace")
+        call = Call((case["input"], got, case["output"]))
+        asked = await self._sandbox.run(Program(check.source, entry="check", calls=[call]))
+        if asked.ended is Ended.INFRA_ERROR:
+            return Score.infra_error(_NAME, asked.reason)
+        answer = asked.answers[0] if asked.answers else None
+        if answer is not None and answer.wire is True and not answer.problem:
+            return _Verdict(Outcome.PASS)
+        said = "refused it"
+        if answer is None or answer.problem:
+            said = f"failed: {answer.problem if answer else asked.reason}"
+        elif answer.wire is not False:
+            said = f"gave {_shown_wire(answer.wire)} instead of True or False"
+        return _Verdict(Outcome.FAIL, f"printed {_shown(got[:200])}; the checker {said}")
+
+    async def _judge_asserts(self, source: str, tests: Mapping[str, Any]) -> Score:
+        """The tests are code: they run in a second jail, and call the program in the first."""
+        program = Program(
+            source, entry=tests["entry"], checker=tests["code"], every_case=self._partial
+        )
+        result = await self._sandbox.run(program)
+        if result.ended is Ended.INFRA_ERROR:
+            return Score.infra_error(_NAME, result.reason)
+        if result.passed is None:
+            return Score.infra_error(_NAME, "this sandbox runs no tests of type 'asserts'")
+        passed, every = result.cases
+        if result.passed and result.ended is Ended.FINISHED:
+            return Score(_NAME, 1.0, Outcome.PASS, (f"all {every} cases pass",))
+        share = min(passed, every - 1) / every if self._partial and every else 0.0
+        return Score(_NAME, share, _BY_ENDING.get(result.ended, Outcome.FAIL), (result.reason,))
 
     def _score(self, verdicts: list["_Verdict"], cases: int) -> Score:
         failing = [(i, v) for i, v in enumerate(verdicts) if v.outcome is not Outcome.PASS]
@@ -101,8 +159,12 @@ class _Verdict:
 _BY_ENDING = {Ended.TIMEOUT: Outcome.TIMEOUT, Ended.ERROR: Outcome.ERROR}
 
 
-def _call_verdict(index: int, case: Mapping[str, Any], entry: str, result: Result) -> _Verdict:
-    call = f"{entry}({', '.join(_shown(a) for a in case['args'])})"
+def _shown_call(entry: str, call: Call) -> str:
+    named = [f"{name}={_shown(value)}" for name, value in call.kwargs.items()]
+    return f"{entry}({', '.join([*map(_shown, call.args), *named])})"
+
+
+def _call_verdict(index: int, call: str, expected: Any, result: Result) -> _Verdict:
     if index >= len(result.answers):
         # Ending by itself (exit 0) without an answer is the program's error like any other.
         outcome = _BY_ENDING.get(result.ended, Outcome.ERROR)
@@ -112,32 +174,20 @@ def _call_verdict(index: int, case: Mapping[str, Any], entry: str, result: Resul
         outcome = Outcome.ERROR if answer.raised else Outcome.FAIL
         verb = "failed with" if answer.raised else "gave"
         return _Verdict(outcome, f"{call} {verb} {answer.problem}")
-    if codec.matches(case["expected"], answer.wire):
+    if codec.matches(expected, answer.wire):
         return _Verdict(Outcome.PASS)
     got = _shown_wire(answer.wire)
-    return _Verdict(Outcome.FAIL, f"{call} gave {got}, expected {_shown(case['expected'])}")
+    return _Verdict(Outcome.FAIL, f"{call} gave {got}, expected {_shown(expected)}")
 
 
-def _stdio_verdict(case: Mapping[str, Any], result: Result) -> _Verdict:
+def _stdio_verdict(case: Mapping[str, Any], check: OutputCheck, result: Result) -> _Verdict:
     if result.ended is not Ended.FINISHED:
         return _Verdict(_BY_ENDING[result.ended], f"the program {result.reason}")
     expected = case["output"].encode()
-    if same_output(expected, result.stdout):
+    if check.same(expected, result.stdout):
         return _Verdict(Outcome.PASS)
     got = _shown(result.stdout[:200].decode(errors="replace"))
     return _Verdict(Outcome.FAIL, f"printed {got}, expected {_shown(case['output'])}")
-
-
-def same_output(expected: bytes, got: bytes) -> bool:
-    """Equal bytes, but for blanks at the ends of lines, CR LF, and empty lines at the end."""
-    return _lines(expected) == _lines(got)
-
-
-def _lines(text: bytes) -> list[bytes]:
-    lines = [line.rstrip(b" \t\r") for line in text.split(b"\n")]
-    while lines and not lines[-1]:
-        lines.pop()
-    return lines
 
 
 def _shown(value: Any) -> str:
@@ -181,59 +231,3 @@ def extract_program(response: str) -> str:
     if mark:
         block = text[start:]
     return text if block is None else block
-
-
-def validate_reference(reference: Any) -> None:
-    """Check a code task's reference when tasks load. Raises ValueError naming the wrong field.
-
-    `{"language": "python", "tests": {"type": "function", "entry": NAME, "cases": [{"args": [...],
-    "expected": ...}]}}`, or `{"type": "stdio", "cases": [{"input": TEXT, "output": TEXT}]}`, which
-    is also the form for cpp and bash. `"processes": false` says that bash's builtins suffice.
-    """
-    if not isinstance(reference, Mapping):
-        raise ValueError("reference must be an object with 'language' and 'tests'")
-    language = reference.get("language")
-    if language not in LANGUAGES:
-        expected = ", ".join(LANGUAGES)
-        raise ValueError(f"reference.language is {_shown(language)}; expected one of {expected}")
-    if not isinstance(reference.get("processes", True), bool):
-        raise ValueError("reference.processes must be true or false")
-    tests = reference.get("tests")
-    if not isinstance(tests, Mapping):
-        raise ValueError("reference.tests must be an object with 'type' and 'cases'")
-    kind = tests.get("type")
-    if kind == "asserts":
-        raise ValueError(
-            "reference.tests.type 'asserts' is not supported; give the calls as type 'function' "
-            "with 'entry' and 'cases'"
-        )
-    if kind not in ("function", "stdio"):
-        raise ValueError(f"reference.tests.type is {_shown(kind)}; expected 'function' or 'stdio'")
-    if kind != "stdio" and LANGUAGES[language] != "python":
-        raise ValueError(f"reference.tests.type is {_shown(kind)}; in {language} only 'stdio'")
-    entry = tests.get("entry")
-    if kind == "function" and not (isinstance(entry, str) and entry.isidentifier()):
-        raise ValueError("reference.tests.entry must be the name of the function to call")
-    cases = tests.get("cases")
-    if not isinstance(cases, (list, tuple)) or not cases:
-        raise ValueError("reference.tests.cases must be a list of at least one case")
-    for number, case in enumerate(cases, 1):
-        _validate_case(kind, f"reference.tests.cases, case {number}", case)
-
-
-def _validate_case(kind: str, where: str, case: Any) -> None:
-    needed = ("args", "expected") if kind == "function" else ("input", "output")
-    if not isinstance(case, Mapping) or any(key not in case for key in needed):
-        raise ValueError(f"{where}: must have '{needed[0]}' and '{needed[1]}'")
-    if kind == "stdio":
-        for key in needed:
-            if not isinstance(case[key], str) or any("\ud800" <= c <= "\udfff" for c in case[key]):
-                raise ValueError(f"{where}: '{key}' must be text that UTF-8 can hold")
-        return
-    if not isinstance(case["args"], (list, tuple)):
-        raise ValueError(f"{where}: 'args' must be a list, one entry an argument")
-    try:
-        codec.encode(list(case["args"]))
-        codec.encode(case["expected"])
-    except codec.CodecError as error:
-        raise ValueError(f"{where}: holds {error}; only plain data can be compared") from None

@@ -82,7 +82,7 @@ def reward_table(
     """The rewards of every kind; `rubric` is left out where no rubric is chosen."""
     built_in: dict[str, Callable[[], RewardFn]] = {
         "math": lambda: each("math", math_score),
-        "code": lambda: CodeReward(sandbox),
+        "code": lambda: CodeReward(sandbox, cfg.code),
         "instructions": lambda: instructions_reward(judge, cfg.instructions),
         "ifeval": lambda: instructions_reward(judge, cfg.instructions, "ifeval"),
         "faithfulness": lambda: faithfulness_reward(judge),

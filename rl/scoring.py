@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from rewards.base import RewardContext, RewardFn
+from rewards.code import CodeRewardConfig
 from rewards.combine import guarded
 from rewards.instructions import InstructionsConfig
 from rl.types import Group, Status
@@ -37,6 +38,7 @@ class RewardConfig:
     )
     """Rubrics of the judge: shipped names or paths of YAML files. [] turns the rubric reward off,
     and kinds that have no other reward leave the mixture."""
+    code: CodeRewardConfig = field(default_factory=CodeRewardConfig)
     safety_rubric: str = "safety"
     """The rubric of the safety reward: a shipped name or the path of a YAML file."""
     instructions: InstructionsConfig = field(default_factory=InstructionsConfig)

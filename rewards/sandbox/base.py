@@ -4,8 +4,8 @@ Owns the nouns (`Program`, `Result`, `Answer`), the settings and the errors that
 shares. Standard library only. How a program is graded is `rewards/code.py`'s business.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -75,20 +75,38 @@ class SandboxConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """One call with keyword arguments; `Call.of` reads what `Program.calls` holds."""
+
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(entry: "Sequence[Any] | Call") -> "Call":
+        return entry if isinstance(entry, Call) else Call(entry)
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """What runs: source, and either text for stdin or, in Python, calls of one of its functions.
 
-    With `entry`, the source is a module and `entry` is called once with each list of arguments in
-    `calls`, all in one fresh process. Without it, the source is a script that reads `stdin`.
-    Expected values never belong here: nothing in a Program is hidden from the code that runs.
+    With `entry`, the source is a module and `entry` is called once with each entry of `calls` (its
+    positional arguments, or a `Call`), all in one fresh process. Without it, the source is a script
+    that reads `stdin`. Nothing of all this is hidden from the code that runs, so no expected value
+    belongs here.
     """
 
     source: str
     stdin: bytes = b""
     entry: str | None = None
-    calls: Sequence[Sequence[Any]] = ()
+    calls: Sequence[Sequence[Any] | Call] = ()
     language: str = "python"
     """One of LANGUAGES."""
+    checker: str = ""
+    """Test code that makes the calls of `entry` instead. It runs in a jail of its own and is the
+    one part that the source never sees: see `Result.passed`."""
+    every_case: bool = False
+    """Whether the test code goes on after a statement of it that failed, for `Result.cases`."""
 
 
 class Ended(StrEnum):
@@ -124,6 +142,10 @@ class Result:
     answers: tuple[Answer, ...] = ()
     wall_s: float = 0.0
     cpu_s: float = 0.0
+    passed: bool | None = None
+    """With a checker: whether its tests pass; None where no tests were run."""
+    cases: tuple[int, int] = (0, 0)
+    """With a checker: its statements that passed, and all that test something."""
 
 
 class Sandbox(Protocol):

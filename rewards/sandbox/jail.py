@@ -17,9 +17,10 @@ import sysconfig
 import tempfile
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
-from rewards.sandbox import codec, languages, probe, scratch, starts
+from rewards.sandbox import languages, probe, relay, scratch, starts
 from rewards.sandbox.base import (
     LANGUAGES,
     Ended,
@@ -30,7 +31,7 @@ from rewards.sandbox.base import (
     SandboxUnavailable,
 )
 from rewards.sandbox.spec import Layers, Spec
-from rewards.sandbox.worker import Worker, WorkerBroken
+from rewards.sandbox.worker import Worker, WorkerBroken, encode_calls
 
 _HINT = (
     "The namespaces tier needs user namespaces (a container without CAP_SYS_ADMIN, or "
@@ -67,6 +68,7 @@ class LocalJail:
         self._starting = asyncio.Lock()
         self._copying = asyncio.Lock()
         self._closed = False
+        self._checkers: LocalJail | None = None
         self.restarts = 0
 
     @property
@@ -131,7 +133,25 @@ class LocalJail:
                 return result
             return await self._leased(lambda w: w.run(program, starts.BINARY, binary), kind)
         how = starts.FORK if kind == languages.FORK else _HOW[program.language]
+        if program.checker:
+            return await self._run_tests(program, kind, how)
         return await self._leased(lambda worker: worker.run(program, how), kind)
+
+    async def _run_tests(self, program: Program, kind: str, how: str) -> Result:
+        """The checker has zygotes of its own: if each of many programs held one and waited for a
+        second of the same queue, all could wait for ever."""
+        if self._checkers is None:
+            config = replace(self.config, isolation=self._tier, mode="fork")
+            self._checkers = LocalJail(config, self._layers)
+        checkers = self._checkers
+        await checkers.start()
+
+        async def run(worker: Worker) -> Result:
+            return await checkers._leased(
+                lambda checker: relay.run_tests(program, worker, how, checker)
+            )
+
+        return await self._leased(run, kind)
 
     async def _compile(self, source: str) -> tuple[Result, bytes]:
         """A program's binary, compiled once for all its cases; else why there is none."""
@@ -166,6 +186,8 @@ class LocalJail:
     async def close(self) -> None:
         """End every zygote and all they run, and remove the directories. May be called twice."""
         self._closed = True
+        if self._checkers is not None:
+            await self._checkers.close()
         async with self._starting:
             await self._clear()
 
@@ -313,8 +335,7 @@ def _check(program: Program) -> None:
         return
     if program.language != "python":
         raise SandboxError(f"a function can be called in python, not in {program.language}")
-    for call in program.calls:
-        codec.encode(list(call))
+    encode_calls(program.calls)
 
 
 def _copy_python(directories: Mapping[str, str], files: Mapping[str, str]) -> None:

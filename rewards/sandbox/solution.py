@@ -20,12 +20,16 @@ _REPLIES = 3
 
 
 def run(source: bytes, entry: str | None, payload: bytes) -> NoReturn:
-    """Never returns; the exit status says whether the program ended by itself without an error."""
+    """Never returns; the exit status says whether the program ended by itself without an error.
+
+    Calls come in the payload, or, if that is empty, one at a time on descriptor 0.
+    """
     code = 1
     try:
-        _open_streams()
-        _start_clean()
-        codec = None if entry is None else _codec()
+        calls = take_stdin() if entry is not None and not payload else None
+        open_streams()
+        start_clean()
+        live: Any = None if entry is None else _live()
         for name in [n for n in sys.modules if n.partition(".")[0] in ("rewards", "rl")]:
             del sys.modules[name]
         name = "__main__" if entry is None else "solution"
@@ -33,7 +37,10 @@ def run(source: bytes, entry: str | None, payload: bytes) -> NoReturn:
         text = source.decode("utf-8", "surrogatepass")
         exec(compile(text, "solution.py", "exec", dont_inherit=True), module.__dict__)
         if entry is not None:
-            _answer(codec, module.__dict__.get(entry), entry, payload)
+            if calls is None:
+                _answer(live, module.__dict__.get(entry), entry, payload)
+            else:
+                live.answer(calls, module.__dict__, lambda message: _reply(live.codec, message))
             os._exit(0)
         code = 0
     except SystemExit as stop:
@@ -44,13 +51,22 @@ def run(source: bytes, entry: str | None, payload: bytes) -> NoReturn:
     os._exit(code)
 
 
-def _codec() -> Any:
-    from rewards.sandbox import codec
+def _live() -> Any:
+    from rewards.sandbox import live
 
-    return codec
+    return live
 
 
-def _open_streams() -> None:
+def take_stdin() -> int:
+    """Descriptor 0 under another number, and an empty input in its place."""
+    taken = os.dup(0)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    return taken
+
+
+def open_streams() -> None:
     sys.stdin = sys.__stdin__ = _stream(0, "r", "strict")
     sys.stdout = sys.__stdout__ = _stream(1, "w", "strict")
     sys.stderr = sys.__stderr__ = _stream(2, "w", "backslashreplace")
@@ -60,7 +76,7 @@ def _stream(descriptor: int, mode: str, errors: str) -> Any:
     return os.fdopen(descriptor, mode, encoding="utf-8", errors=errors, closefd=False)
 
 
-def _start_clean() -> None:
+def start_clean() -> None:
     """As a fresh interpreter, but with fixed seeds: the same program gives the same output."""
     sys.argv = ["solution.py"]
     if "random" in sys.modules:
@@ -72,14 +88,15 @@ def _start_clean() -> None:
     gc.enable()
 
 
-def _answer(codec: Any, function: Any, entry: str, payload: bytes) -> None:
+def _answer(live: Any, function: Any, entry: str, payload: bytes) -> None:
     """One JSON line a call: ["value", wire], ["raised", text] or ["refused", text]."""
+    codec = live.codec
     if not callable(function):
         _reply(codec, ["missing", f"defines no function '{entry}'"])
         return
-    for wire in codec.loads(payload):
+    for args, kwargs in codec.loads(payload):
         try:
-            value = function(*codec.decode(wire))
+            value = function(*map(codec.decode, args), **live.decoded(kwargs))
         except BaseException as error:
             _reply(codec, ["raised", _describe(error)])
             continue

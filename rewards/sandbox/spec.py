@@ -86,8 +86,17 @@ def split(head: bytes, body: bytes) -> tuple[dict[str, Any], list[bytes]]:
 
 def receive(sock: socket.socket) -> tuple[dict[str, Any], list[bytes]]:
     """The next frame. Raises EOFError when the other side is gone."""
-    head, body = lengths(_exactly(sock, PREFIX_BYTES))
-    return split(_exactly(sock, head), _exactly(sock, body))
+    header, parts, _ = receive_with_pipes(sock)
+    return header, parts
+
+
+def receive_with_pipes(sock: socket.socket) -> tuple[dict[str, Any], list[bytes], list[int]]:
+    """The next frame and the descriptors that came with its first byte, none or two."""
+    first, pipes, _, _ = socket.recv_fds(sock, 1, 2)
+    if not first:
+        raise EOFError("the other side closed the socket")
+    head, body = lengths(first + _exactly(sock, PREFIX_BYTES - 1))
+    return *split(_exactly(sock, head), _exactly(sock, body)), pipes
 
 
 def _exactly(sock: socket.socket, size: int) -> bytes:

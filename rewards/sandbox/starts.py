@@ -23,7 +23,8 @@ from rewards.sandbox.seccomp import Filter
 from rewards.sandbox.spec import Spec
 
 FORK, PYTHON, COMPILE, BINARY, BASH = "fork", "python", "compile", "binary", "bash"
-"""How a job runs: forked from the zygote, or exec'd."""
+CHECK = "check"
+"""How a job runs: forked from the zygote (a program, or the tests of another one), or exec'd."""
 
 _BUNDLE = 6
 _THREAD_STACK = 8 << 20
@@ -43,7 +44,8 @@ for name, code in modules.items():
 sys.modules["rewards.sandbox.solution"].run(*job)
 """
 _PACKAGES = ("rewards", "rewards.sandbox")
-_SOLUTION, _CODEC = "rewards.sandbox.solution", "rewards.sandbox.codec"
+_SOLUTION = "rewards.sandbox.solution"
+_CALLS = ("rewards.sandbox.codec", "rewards.sandbox.live")
 
 _COMPILER, _SHELL = "g++", "bash"
 _FLAGS = ("-std=gnu++20", "-O2", "-w", "-pipe", "-fdiagnostics-color=never")
@@ -67,7 +69,7 @@ class Start:
 
 def allowed(how: str, tier: str) -> Filter:
     """What the system-call filter lets this job do beyond threads."""
-    if how == FORK:
+    if how in (FORK, CHECK):
         return Filter()
     if how == COMPILE or (how == BASH and tier == "namespaces"):
         return Filter(processes=True)
@@ -162,7 +164,7 @@ def compiled() -> bytes:
 @functools.cache
 def modules(calls: bool) -> bytes:
     """The code that a fresh Python begins with, by module name; first called before the lock."""
-    names = (_CODEC, _SOLUTION) if calls else (_SOLUTION,)
+    names = (*_CALLS, _SOLUTION) if calls else (_SOLUTION,)
     return marshal.dumps(dict.fromkeys(_PACKAGES) | {name: _code(name) for name in names})
 
 

@@ -21,6 +21,7 @@ from rewards.sandbox.tree import Tree
 _STDERR_CAP = 64 << 10
 _TICK_MS = 50
 _SETUP_S = 10.0
+_DONE_WITH = ("finished", "")
 
 
 @dataclass(slots=True)
@@ -73,7 +74,7 @@ def _infra(why: str) -> bytes:
 
 
 def _report(sock: socket.socket, orders: spec.Spec, room: rooms.Room) -> bytes:
-    header, (source, payload) = spec.receive(sock)
+    header, (source, payload), talk = spec.receive_with_pipes(sock)
     how, entry = header["how"], header["entry"]
     orders = starts.limited(orders, how)
     if orders.tier == rooms.NAMESPACES:
@@ -85,9 +86,14 @@ def _report(sock: socket.socket, orders: spec.Spec, room: rooms.Room) -> bytes:
     if entry is None:
         _fill(stdin, payload)
     ours, theirs = [r for r, _ in pipes], [stdin, *(w for _, w in pipes)]
+    if talk:
+        # Calls come in and answers go out past us: the pool itself holds the other ends.
+        os.dup2(talk[0], theirs[0])
+        os.dup2(talk[1], theirs[3])
+        os.close(talk[1])
     job = _Job(orders, room, how, starts.allowed(how, orders.tier))
     start = None
-    if how != starts.FORK:
+    if how not in (starts.FORK, starts.CHECK):
         start = starts.prepare(how, orders, room.scratch, source, entry, payload)
         theirs += [d for d in (start.program, start.bundle) if d >= 0]
     tree = Tree(room.proc) if job.allowed.processes else None
@@ -98,7 +104,7 @@ def _report(sock: socket.socket, orders: spec.Spec, room: rooms.Room) -> bytes:
         os.close(descriptor)
     for descriptor in ours:
         os.set_blocking(descriptor, False)
-    report = _watch(sock, job, pid, ours, tree)
+    report = _watch(sock, job, pid, ours, tree, talk[:1])
     if tree is not None:
         tree.kill()
     if orders.tier == rooms.LANDLOCK:
@@ -150,11 +156,26 @@ def _become_solution(
     if start is not None:
         starts.begin(start, setup)
     os.close(setup)
+    if job.how == starts.CHECK:
+        from rewards.sandbox import checker  # there since before the lock, as in zygote.py
+
+        checker.run(source, str(entry), payload)
     solution.run(source, entry, payload)
 
 
-def _watch(sock: socket.socket, job: _Job, pid: int, pipes: list[int], tree: Tree | None) -> bytes:
-    """Collect until the solution ends or is killed, then the report frame."""
+def _watch(
+    sock: socket.socket,
+    job: _Job,
+    pid: int,
+    pipes: list[int],
+    tree: Tree | None,
+    talk: list[int],
+) -> bytes:
+    """Collect until the solution ends or is killed, then the report frame.
+
+    `talk` is the pipe on which the pool sends calls, if it does: once it is closed there, the
+    solution is done with.
+    """
     orders, room = job.orders, job.room
     cap = orders.output_kb << 10
     out, err, replies, setup = (
@@ -173,6 +194,8 @@ def _watch(sock: socket.socket, job: _Job, pid: int, pipes: list[int], tree: Tre
     for descriptor in (*streams, exited):
         poll.register(descriptor, select.POLLIN)
     poll.register(sock, select.POLLRDHUP)
+    for descriptor in talk:
+        poll.register(descriptor, 0)
     while killed is None:
         events = dict(poll.poll(_TICK_MS))
         now = time.monotonic()
@@ -187,6 +210,9 @@ def _watch(sock: socket.socket, job: _Job, pid: int, pipes: list[int], tree: Tre
             ready_at = now
         if exited in events:
             break
+        if any(descriptor in events for descriptor in talk):
+            killed = _DONE_WITH
+            continue
         if ready_at is None:
             if now - begun > _SETUP_S:
                 killed = ("infra_error", f"the jail was not ready after {_SETUP_S:g} s")
@@ -210,6 +236,8 @@ def _watch(sock: socket.socket, job: _Job, pid: int, pipes: list[int], tree: Tre
                 break
     cpu = usage.ru_utime + usage.ru_stime
     wall = time.monotonic() - (ready_at or begun)
+    if killed == _DONE_WITH and not _was_killed(status):
+        killed = None  # it had ended by itself, which tells more
     if setup.data != b"k" and killed is None:
         why = bytes(setup.data).removeprefix(b"k").decode(errors="replace")
         killed = ("infra_error", why or f"set-up ended with status {status}")
@@ -234,6 +262,10 @@ def _over_quota(path: str, limit_mb: int) -> tuple[str, str] | None:
     except OSError as error:
         return ("error", f"scratch directory: {error.strerror}")
     return ("error", f"wrote more than {limit_mb} MiB of files")
+
+
+def _was_killed(status: int) -> bool:
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
 def _verdict(status: int, cpu: float, job: _Job) -> tuple[str, str]:

@@ -10,11 +10,12 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from rewards.sandbox import codec
-from rewards.sandbox.base import Answer, Ended, Program, Result
+from rewards.sandbox.base import Answer, Call, Ended, Program, Result
 from rewards.sandbox.spec import PREFIX_BYTES, Spec, frame, lengths, split
 from rewards.sandbox.starts import COMPILE, COMPILE_WALL_S
 
@@ -38,11 +39,13 @@ class Worker:
         self,
         spec: Spec,
         process: subprocess.Popen[bytes],
+        sock: socket.socket,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
         self.spec = spec
         self.process = process
+        self._socket = sock
         self._reader = reader
         self._writer = writer
 
@@ -62,7 +65,7 @@ class Worker:
                 start_new_session=True,
             )
         reader, writer = await asyncio.open_connection(sock=ours, limit=1 << 22)
-        worker = Worker(spec, process, reader, writer)
+        worker = Worker(spec, process, ours, reader, writer)
         try:
             hello, _ = await worker._exchange(frame(spec.header()), _START_S)
             if not hello["ok"]:
@@ -75,17 +78,24 @@ class Worker:
     async def run(self, program: Program, how: str, compiled: bytes = b"") -> Result:
         """Run one program, as `how` of starts.py says; `compiled` is what a compiler made of it.
         Raises WorkerBroken if the jail failed or reported that it did."""
-        calls = (
-            b""
-            if program.entry is None
-            else codec.dumps([codec.encode(list(c)) for c in program.calls])
-        )
         source = compiled or program.source.encode("utf-8", "surrogatepass")
-        payload = program.stdin if program.entry is None else calls
+        payload = program.stdin if program.entry is None else encode_calls(program.calls)
         request = frame({"how": how, "entry": program.entry}, source, payload)
         header, parts = await self._exchange(request, self.spec.wall_s + _GRACE_S)
         answers = _answers(parts[2], len(program.calls)) if program.entry else []
         return self._result(header, parts, tuple(answers))
+
+    async def talk(
+        self, how: str, source: str, entry: str, payload: bytes, pipes: list[int]
+    ) -> Result:
+        """Run a program that reads the first of `pipes` and answers on the second. Once it has
+        them they are closed here, and taken out of the list. It is ended when whoever holds the
+        other ends closes them."""
+        request = frame(
+            {"how": how, "entry": entry}, source.encode("utf-8", "surrogatepass"), payload
+        )
+        header, parts = await self._exchange(request, self.spec.wall_s + _GRACE_S, pipes)
+        return self._result(header, parts, ())
 
     async def compile(self, source: str) -> tuple[Result, bytes]:
         """How the compiler ended, and the program that it made (empty if it made none)."""
@@ -113,10 +123,13 @@ class Worker:
         return Result(ended, reason, self.spec.tier, stdout, stderr, answers, wall_s, cpu_s)
 
     async def _exchange(
-        self, request: bytes, timeout_s: float
+        self, request: bytes, timeout_s: float, pipes: list[int] | None = None
     ) -> tuple[dict[str, Any], list[bytes]]:
         try:
             async with asyncio.timeout(timeout_s):
+                if pipes:
+                    self._hand_over(request[:1], pipes)
+                    request = request[1:]
                 self._writer.write(request)
                 await self._writer.drain()
                 head, body = lengths(await self._reader.readexactly(PREFIX_BYTES))
@@ -126,6 +139,15 @@ class Worker:
         except (OSError, EOFError, ValueError) as error:
             raise WorkerBroken(f"the jail's zygote ended ({type(error).__name__})") from None
         return split(data[:head], data[head:])
+
+    def _hand_over(self, first: bytes, pipes: list[int]) -> None:
+        """Send the first byte of a request with descriptors. They are closed here in any case:
+        whoever reads the other ends must see it if nobody holds these any more."""
+        try:
+            socket.send_fds(self._socket, [first], pipes)
+        finally:
+            while pipes:
+                os.close(pipes.pop())
 
     async def end(self, patience_s: float = 2.0) -> None:
         """Close the socket, upon which the zygote ends; kill it if it does not."""
@@ -137,6 +159,16 @@ class Worker:
                     self.process.kill()
             await asyncio.sleep(0.005)
             waited += 0.005
+
+
+def encode_calls(calls: Sequence[Sequence[Any] | Call]) -> bytes:
+    """What a solution reads. Raises CodecError for what is not plain data."""
+    return codec.dumps(
+        [
+            [[*map(codec.encode, c.args)], {k: codec.encode(v) for k, v in c.kwargs.items()}]
+            for c in map(Call.of, calls)
+        ]
+    )
 
 
 def _answers(replies: bytes, calls: int) -> list[Answer]:

@@ -29,7 +29,7 @@ _WARM = (
     "inspect", "io", "itertools", "json", "logging", "lzma", "math", "numbers", "operator",
     "pprint", "queue", "random", "re", "secrets", "sqlite3", "statistics", "string", "struct",
     "tempfile", "textwrap", "threading", "time", "timeit", "traceback", "typing", "unicodedata",
-    "uuid", "zlib", "zoneinfo", "rewards.sandbox.codec",
+    "uuid", "zlib", "zoneinfo", "rewards.sandbox.checker",
 )  # fmt: skip
 
 

@@ -75,7 +75,8 @@ def _humaneval(row: Row, number: int) -> tuple[str, str, Any]:
         "program: everything below, and the body that is missing.\n\n"
         f"```python\n{row['prompt'].strip()}\n```"
     )
-    return row["task_id"], prompt, _asserts(row["entry_point"], row["test"])
+    tests = "\n".join((*_helpers(row["prompt"], row["entry_point"], row["test"]), row["test"]))
+    return row["task_id"], prompt, _asserts(row["entry_point"], tests)
 
 
 def _mbpp(row: Row, number: int) -> tuple[str, str, Any]:
@@ -85,6 +86,14 @@ def _mbpp(row: Row, number: int) -> tuple[str, str, Any]:
         f"program, which must pass these tests:\n\n```python\n{tests}\n```"
     )
     return f"mbpp/{row['task_id']}", prompt, _asserts(_tested(row["code"], tests), tests)
+
+
+def _helpers(prompt: str, entry: str, tests: str) -> list[str]:
+    """The functions of the prompt that its tests call besides `entry`: those that the answer
+    defines under these names may be anything."""
+    named = {node.id for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Name)} - {entry}
+    defined = [n for n in ast.parse(prompt).body if isinstance(n, ast.FunctionDef)]
+    return [ast.get_source_segment(prompt, n) or "" for n in defined if n.name in named]
 
 
 def _asserts(entry: str, code: str) -> dict[str, Any]:

@@ -15,8 +15,17 @@ from rewards.code import (
     same_output,
     validate_reference,
 )
+from rewards.code_output import OutputCheck
 from rewards.sandbox import codec
-from rewards.sandbox.base import Answer, Ended, Program, Result, SandboxConfig, SandboxUnavailable
+from rewards.sandbox.base import (
+    Answer,
+    Call,
+    Ended,
+    Program,
+    Result,
+    SandboxConfig,
+    SandboxUnavailable,
+)
 from rewards.sandbox.jail import LocalJail
 from rl.types import Group, Outcome, Score, Task, Trajectory
 
@@ -188,11 +197,71 @@ def test_reason_names_the_first_failing_case(
     assert words in score.reasons[0]
 
 
+def test_named_arguments_are_passed_by_name(grade: Grader) -> None:
+    cases = [
+        {"args": [7], "kwargs": {"by": 2}, "expected": 3.5},
+        {"kwargs": {"by": 4, "x": 2}, "expected": 0.5},
+    ]
+    tests = {"type": "function", "entry": "f", "cases": cases}
+    assert grade(tests, "def f(x, *, by): return x / by").value == 1.0
+    assert grade(tests, "def f(*args, **kwargs): return 3.5").value == 0.0
+    wrong = grade(tests, "def f(x, by): return by / x")
+    assert wrong.reasons[0].startswith("case 1 of 2: f(7, by=2) gave 0.2857")
+    assert grade(tests, "def f(x): return x").outcome is Outcome.ERROR
+
+
 def test_partial_credit_is_a_choice(grade: Grader) -> None:
     program = "def f(x): return 2 * x if x > 0 else 0"
     assert grade(_DOUBLE, program).value == 0.0
     assert grade(_DOUBLE, program, partial=True).value == pytest.approx(2 / 3)
     assert grade(_STDIO, "print(42)", partial=True).value == 0.5
+
+
+_JUDGE = """
+def check(input, output, expected):
+    low, high = sorted(map(int, output.split()))
+    return low * high == int(input) and low > 1
+"""
+_CHECKERS = ("tokens", {"type": "floats", "tolerance": 1e-3}, {"type": "program", "source": _JUDGE})
+
+
+def test_a_checker_program_judges_each_output(grade: Grader) -> None:
+    cases = [{"input": "21\n", "output": "3 7"}, {"input": "10\n", "output": "2 5"}]
+    tests = {"type": "stdio", "cases": cases, "checker": _CHECKERS[-1]}
+    right = "n = int(input())\nd = next(d for d in range(2, n) if n % d == 0)\nprint(n // d, d)"
+    assert grade(tests, right).value == 1.0
+    assert grade(tests, "print(3, 7)").value == 0.0
+    assert grade(tests, "print(3, 7)", partial=True).value == 0.5
+    for program, words in (
+        ("n = int(input())\nprint(1, n)", "case 1 of 2: printed '1 21\\n'; the checker refused it"),
+        ("print('three seven')", "the checker failed: ValueError"),
+        ("raise SystemExit(3)", "ended with exit status 3"),
+        ("print(True)", "the checker failed"),
+    ):
+        score = grade(tests, program)
+        assert score.value == 0.0 and words in score.reasons[0], score
+
+
+def test_only_true_is_a_yes_of_a_checker(grade: Grader) -> None:
+    for value, paid in (("True", 1.0), ("1", 0.0), ("'yes'", 0.0), ("None", 0.0)):
+        source = f"def check(input, output, expected): return {value}"
+        tests = {**_STDIO, "checker": {"type": "program", "source": source}}
+        assert grade(tests, "print(1)").value == paid, value
+
+
+def test_the_checker_never_shares_a_process_with_the_program() -> None:
+    sandbox = FakeSandbox(
+        Result(Ended.FINISHED, stdout=b"out"),
+        Result(Ended.FINISHED, answers=(Answer(wire=True),)),
+        Result(Ended.FINISHED, stdout=b"out"),
+        Result(Ended.INFRA_ERROR, "the zygote ended"),
+    )
+    score = _check(sandbox, {**_STDIO, "checker": _CHECKERS[-1]}, "print('mine')")
+    assert (score.value, score.reasons) == (None, ("the zygote ended",))
+    ran, judged, *_ = sandbox.programs
+    assert "42" not in repr(ran) and ran.source == "print('mine')"
+    assert judged.source == _JUDGE and judged.entry == "check"
+    assert [Call.of(c).args for c in judged.calls] == [("21\n", "out", "42\n")]
 
 
 class FakeSandbox:
@@ -286,6 +355,40 @@ def test_extraction_is_linear() -> None:
     assert extract_program("`" * 300_000 + "\n```\n" * 50_000) is not None
 
 
+_EXACT, _TOKENS, _FLOATS = OutputCheck(), OutputCheck("tokens"), OutputCheck("floats", 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("check", "expected", "got", "same"),
+    [
+        (_EXACT, b"1 2\n", b"1  2\n", False),
+        (_TOKENS, b"1 2\n3", b" 1\n2\t3\r\n", True),
+        (_TOKENS, b"1 2", b"12", False),
+        (_TOKENS, b"1 2", b"1 2 2", False),
+        (_TOKENS, b"1.0", b"1", False),
+        (_FLOATS, b"0.333333", b"0.3333333333", True),
+        (_FLOATS, b"0.333333", b"0.33334", False),
+        (_FLOATS, b"yes 1e3\n", b"yes\n1000.0000001", True),
+        (_FLOATS, b"yes 1", b"no 1", False),
+        (_FLOATS, b"1000000.0", b"1000000.9", True),
+        (_FLOATS, b"1000000", b"1000001", False),
+        (_FLOATS, b"3", b"3.0", True),
+        (_FLOATS, b"0.0", b"-0", True),
+        (_FLOATS, b"1.0 2.0", b"1.0", False),
+        (_FLOATS, b"1.0", b"nan", False),
+        (_FLOATS, b"1.0", b"1e9999", False),
+        (_FLOATS, b"1e9999", b"2e9999", False),
+        (_FLOATS, b"nan inf", b"nan inf", True),
+        (_FLOATS, b"1.0", b"1_0e-1", False),
+        (_FLOATS, b"1.0", "\u0661".encode(), False),
+        (_FLOATS, b"1.0", b"1." + b"0" * 100_000, False),
+        (OutputCheck("floats", 0.5), b"1.0", b"1.5", True),
+    ],
+)
+def test_checkers_of_outputs(check: OutputCheck, expected: bytes, got: bytes, same: bool) -> None:
+    assert check.same(expected, got) is same
+
+
 @pytest.mark.parametrize(
     ("expected", "got", "same"),
     [
@@ -309,21 +412,54 @@ def _reference(**tests: Any) -> dict[str, Any]:
     }
 
 
+def _checked(checker: Any) -> dict[str, Any]:
+    return {"language": "python", "tests": {**_STDIO, "checker": checker}}
+
+
+def _asserts(code: Any, entry: str = "f") -> dict[str, Any]:
+    return {"language": "python", "tests": {"type": "asserts", "entry": entry, "code": code}}
+
+
 @pytest.mark.parametrize(
     ("reference", "words"),
     [
         (None, "must be an object"),
         ({"language": "rust", "tests": _DOUBLE}, "reference.language is 'rust'"),
         ({"language": "python"}, "reference.tests must be an object"),
-        (_reference(type="asserts"), "'asserts' is not supported"),
         (_reference(type=["x"]), "reference.tests.type"),
+        (_reference(type="unittest"), "expected one of 'function', 'stdio', 'asserts'"),
         (_reference(entry="f()"), "reference.tests.entry"),
         (_reference(cases=[]), "at least one case"),
         (_reference(cases=[_CASES[0], {"args": [1]}]), "case 2: must have 'args' and 'expected'"),
+        (_reference(cases=[{"expected": 1}]), "case 1: must have 'args' and 'expected'"),
+        (_reference(cases=[{"kwargs": [1], "expected": 1}]), "case 1: 'kwargs' must be an object"),
+        (_reference(cases=[{"kwargs": {1: 2}, "expected": 1}]), "'kwargs' must be an object"),
+        (_reference(cases=[{"kwargs": {"a": len}, "expected": 1}]), "case 1: holds a value of"),
         (_reference(cases=[{"args": 1, "expected": 1}]), "case 1: 'args' must be a list"),
         (_reference(cases=[{"args": [object()], "expected": 1}]), "case 1: holds a value of type"),
         (_reference(type="stdio", cases=[{"input": 1, "output": ""}]), "'input' must be text"),
         (_reference(type="stdio", cases=[{"input": "", "output": "\ud800"}]), "'output' must be"),
+        (_checked("fuzzy"), "tests.checker: type is 'fuzzy'; expected one of exact, tokens,"),
+        (_checked(None), "tests.checker: type is None"),
+        (_checked({"tolerance": 1}), "tests.checker: type is None"),
+        (_checked({"type": "exact", "tolerance": 1}), "'tolerance' is not an option of type"),
+        (_checked({"type": "floats", "tolerance": -1}), "'tolerance' is -1; expected a number"),
+        (_checked({"type": "floats", "tolerance": float("nan")}), "'tolerance' is nan"),
+        (_checked({"type": "floats", "tolerance": True}), "'tolerance' is True"),
+        (_checked({"type": "program"}), "'source' must be a Python program that defines check"),
+        (_checked({"type": "program", "source": "check = 1"}), "defines no function check"),
+        (_checked({"type": "program", "source": "def check("}), "checker.source, line 1: "),
+        (_asserts(None), "reference.tests.code must be Python code that tests 'f'"),
+        (_asserts(" \n"), "reference.tests.code must be Python code"),
+        (_asserts("\ud800"), "reference.tests.code must be Python code"),
+        (_asserts("x = 1\nassert f(1 ==="), "reference.tests.code, line 2: "),
+        (_asserts("assert f(1)\0"), "reference.tests.code"),
+        (_asserts("(" * 5000), "reference.tests.code"),
+        (_asserts("-" * 200_000 + "f"), "reference.tests.code"),
+        (_asserts("assert g(1)"), "neither names 'f' nor defines check(candidate)"),
+        (_asserts("def check(): pass"), "check() takes no argument"),
+        (_asserts("def f(x): return 1\nassert f(1)"), "defines 'f' itself"),
+        (_asserts("assert f(1)", entry="f(1)"), "reference.tests.entry"),
     ],
 )
 def test_a_bad_reference_is_named(reference: Any, words: str) -> None:
@@ -335,6 +471,9 @@ def test_a_bad_reference_is_named(reference: Any, words: str) -> None:
 
 
 def test_good_references_load() -> None:
-    for tests in (_DOUBLE, _STDIO):
+    for tests in (_DOUBLE, _STDIO, *(_STDIO | {"checker": c} for c in _CHECKERS)):
         validate_reference({"language": "python", "tests": tests})
+    for code in ("assert f(1) == 2", "def check(candidate):\n    assert candidate(1)", "check(f)"):
+        validate_reference(_asserts(code))
+    validate_reference(_asserts("assert check(153) == True", entry="check"))
     assert codec.encode([c["args"] for c in _CASES])

@@ -11,7 +11,9 @@ import pytest
 from rewards.code import CodeReward, validate_reference
 from rewards.sandbox.base import SandboxConfig, SandboxUnavailable
 from rewards.sandbox.jail import LocalJail
+from rl.eval.suites import SUITES
 from rl.types import Score, Task
+from tests.rewards import public_sets
 
 _FILE = Path(__file__).parents[3] / "shared/data/mbpp_sanitized.json"
 _ROWS = 120
@@ -78,3 +80,26 @@ def test_reference_solutions_are_paid_and_broken_ones_are_not() -> None:
     refused = [s for s in scores[: len(tasks)] if s.value != 1.0]
     assert not refused, refused[:5]
     assert not any(s.value for s in scores[len(tasks) :])
+
+
+@pytest.mark.parametrize(("suite", "every"), [("humaneval", 5), ("mbpp", 11)])
+def test_public_sets_are_graded_as_in_a_plain_run(suite: str, every: int) -> None:
+    """Some rows; `python -m tests.rewards.public_sets` takes all."""
+    if not (public_sets.DATA / SUITES[suite].file).exists():
+        pytest.skip(f"no data in {public_sets.DATA}")
+    jobs = public_sets.solved(suite)[::every]
+    changed = public_sets.mutants(jobs)[:8]
+    objects = [(t, public_sets.returns_object(p, _entry(t))) for t, p in jobs]
+    try:
+        scores = public_sets.grade(jobs + changed + objects)
+    except SandboxUnavailable as error:
+        pytest.skip(str(error))
+    assert [s for s in scores[: len(jobs)] if s.value != 1.0] == []
+    assert not any(s.value != 0.0 for s in scores[len(jobs) + len(changed) :])
+    graded = [s.value == 1.0 for s in scores[len(jobs) : len(jobs) + len(changed)]]
+    plain = [public_sets.passes_plainly(*job) for job in changed]
+    assert graded == plain and not all(plain)
+
+
+def _entry(task: Task) -> str:
+    return task.reference["tests"]["entry"]

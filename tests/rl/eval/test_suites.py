@@ -82,6 +82,18 @@ def test_references_are_those_of_the_rewards(tmp_path: Path):
     assert found["ifeval"] == {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
 
 
+def test_functions_of_the_prompt_that_the_tests_need_are_not_the_answers(tmp_path: Path):
+    row = ROWS["humaneval"]
+    helper = "def twice(x):\n    return 2 * x"
+    unused = "def thrice(x):\n    return 3 * x"
+    row = row | {
+        "prompt": f"{helper}\n\n{unused}\n\n{row['prompt']}",
+        "test": "def check(candidate):\n    assert halve(twice(3)) == 3\n",
+    }
+    [task] = read_suite("humaneval", write(tmp_path, "humaneval", row))
+    assert task.reference["tests"]["code"] == f"{helper}\n{row['test']}"
+
+
 def test_a_limit_takes_the_first_rows(tmp_path: Path):
     rows = [{**ROWS["gsm8k"], "question": f"What is {i}?"} for i in range(5)]
     tasks = read_suite("gsm8k", write(tmp_path, "gsm8k", *rows), limit=2)

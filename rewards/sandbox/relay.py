@@ -120,7 +120,8 @@ async def _relay(solution: Line, checker: Line) -> tuple[tuple[str, str] | None,
     while (line := await checker.receive()) is not None:
         mark, body = line[:1], line[1:]
         if mark == b"c":
-            answer = await solution.receive() if await solution.send(body) else None
+            await solution.send(body)  # where nobody reads any more, the answer tells
+            answer = await solution.receive()
             if not await checker.send(_GONE if answer is None else answer):
                 break
         elif mark == b"p":

@@ -332,6 +332,8 @@ def _check(program: Program) -> None:
             f"the program's language is {program.language!r}; expected {', '.join(LANGUAGES)}"
         )
     if program.entry is None:
+        if program.checker:
+            raise SandboxError("the program has a checker and no entry for it to call")
         return
     if program.language != "python":
         raise SandboxError(f"a function can be called in python, not in {program.language}")

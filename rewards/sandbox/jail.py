@@ -143,6 +143,7 @@ class LocalJail:
         if self._checkers is None:
             config = replace(self.config, isolation=self._tier, mode="fork")
             self._checkers = LocalJail(config, self._layers)
+            self._checkers._slots = self._slots  # and with them users: no two share one
         checkers = self._checkers
         await checkers.start()
 

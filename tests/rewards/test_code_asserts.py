@@ -341,6 +341,15 @@ def test_both_jails_serve_on_and_leave_nothing_open(grade: Grader) -> None:
     assert grade.jail.restarts == 0
 
 
+def test_no_checker_has_a_user_of_a_program(grade: Grader) -> None:
+    grade(_DOUBLE, "def f(x): return 2 * x")
+    checkers: Any = grade.jail._checkers
+    users = [[w.spec.uid for w in jail._workers] for jail in (grade.jail, checkers)]
+    if users[0][0] is None:
+        pytest.skip("zygotes keep the user of an unprivileged process")
+    assert not set(users[0]) & set(users[1])
+
+
 def test_a_broken_checker_jail_is_tried_again_and_never_a_zero(grade: Grader) -> None:
     checkers: Any = grade.jail._checkers
     assert checkers is not None

@@ -17,10 +17,14 @@ from rl.types import Outcome, Score, Task
 
 
 class Grader:
-    def __init__(self) -> None:
+    def __init__(self, **limits: Any) -> None:
         self.loop = asyncio.Runner()
-        self.jail = LocalJail(SandboxConfig(wall_s=30.0, cpu_s=1, workers=2))
+        self.jail = LocalJail(SandboxConfig(wall_s=30.0, cpu_s=1, workers=2, **limits))
         self.loop.run(self.jail.start())
+
+    def close(self) -> None:
+        self.loop.run(self.jail.close())
+        self.loop.close()
 
     def __call__(self, code: str, program: str, partial: bool = False, entry: str = "f") -> Score:
         tests = {"type": "asserts", "entry": entry, "code": code}
@@ -39,8 +43,7 @@ def grade() -> Iterator[Grader]:
     except SandboxUnavailable as error:
         pytest.skip(str(error))
     yield grader
-    grader.loop.run(grader.jail.close())
-    grader.loop.close()
+    grader.close()
 
 
 _DOUBLE = "assert f(2) == 4\nassert f(5) == 10\nassert f(-3) == -6\n"
@@ -206,6 +209,23 @@ def test_a_forged_pass_is_worth_nothing(grade: Grader, name: str) -> None:
     score = grade(_DOUBLE, program)
     assert (score.value, score.outcome) == (0.0, outcome), score
     assert score.reasons[0].startswith("case ") and " of 3: " in score.reasons[0]
+
+
+@pytest.mark.parametrize("isolation", ["namespaces", "landlock"])
+def test_a_fresh_interpreter_answers_the_same(isolation: str) -> None:
+    try:
+        grade = Grader(mode="exec", isolation=isolation)
+    except SandboxUnavailable as error:
+        pytest.skip(str(error))
+    try:
+        for name in ("argument sorted in place", "built-in exception", "counter"):
+            assert grade(*_AS_RUN_PLAINLY[name]).value == 1.0, name
+        for name in ("exit 0 in the call", "fresh object", "verdict, then exit", "stdin is empty"):
+            program, outcome = _FORGED[name]
+            score = grade(_DOUBLE, program)
+            assert (score.value, score.outcome) == (0.0, outcome), score
+    finally:
+        grade.close()
 
 
 _ANY = "assert f(1) is not None\nassert f(2) != 3\nassert f(3)\nassert not f(4) == 5"

@@ -1,6 +1,6 @@
 """HumanEval and MBPP through the code reward, against a plain run of the same program and tests:
-`python -m tests.rewards.public_sets` grades all rows and prints what came out. The test of the
-suite takes some of them."""
+`python -m tests.rewards.public_sets [humaneval] [mbpp]` grades all rows and prints what came out.
+The test of the suite takes some of them."""
 
 import ast
 import asyncio
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,23 @@ CPU_S = 4
 
 
 def solved(suite: str) -> list[tuple[Task, str]]:
-    """The tasks of a suite with the programs that the set itself gives."""
+    """The tasks of a suite with the programs and the tests that the set itself gives."""
     path = DATA / SUITES[suite].file
     tasks = read_suite(suite, path)
     if suite == "humaneval":
         rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
         programs = [row["prompt"] + row["canonical_solution"] for row in rows]
+        # The suite puts helpers of the prompt before its tests: in a plain run, after the program,
+        # they would mend a mutant.
+        tasks = [_with_tests(task, row["test"]) for task, row in zip(tasks, rows, strict=True)]
     else:
         programs = [row["code"] for row in json.loads(path.read_text())]
     return list(zip(tasks, programs, strict=True))
+
+
+def _with_tests(task: Task, code: str) -> Task:
+    tests = {**task.reference["tests"], "code": code}
+    return replace(task, reference={**task.reference, "tests": tests})
 
 
 def mutant(program: str, seed: str) -> str | None:
@@ -138,6 +147,6 @@ def _report(suite: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    for name in ("humaneval", "mbpp"):
+    for name in sys.argv[1:] or ("humaneval", "mbpp"):
         for line in _report(name):
             print(line, flush=True)

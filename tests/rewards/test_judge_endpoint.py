@@ -13,6 +13,7 @@ from rewards.faithfulness import faithfulness_reward
 from rewards.judge import Judge, rubric_reward
 from rewards.rubrics import load_rubrics
 from rl.config import Config, load_config
+from rl.judging import check_judge, judge_endpoint
 from rl.types import ConjointError, Group, Message, Status, Task, Trajectory
 from rollouts.chat import EngineChat
 from rollouts.endpoint import EndpointPolicy
@@ -116,14 +117,16 @@ async def test_the_policy_as_a_chat_can_be_the_judge_too():
 
 
 async def test_a_run_reaches_the_endpoint_before_anything_heavy_starts(server: Any):
-    from rl.build import _judge_endpoint
-
-    assert await _judge_endpoint(load_config([])) is None
-    found = await _judge_endpoint(config(server))
+    assert judge_endpoint(load_config([]).judge) is None
+    found = judge_endpoint(config(server).judge)
     assert found is not None and found.cfg.model == "critic-7b"
+    await check_judge(found)
     await found.close()
+    other = judge_endpoint(config(server, "judge.endpoint_model=other").judge)
+    assert other is not None
     with pytest.raises(ConjointError, match=r"judge\.endpoint=.* has no model 'other'"):
-        await _judge_endpoint(config(server, "judge.endpoint_model=other"))
+        await check_judge(other)
+    await other.close()
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,39 @@ FORGED = {
     "another script's digits": ("print('\u0664\u0662')", DOUBLE),
 }
 
+ASSERTS = {
+    "type": "asserts",
+    "entry": "f",
+    "code": "import math\nassert f(2) == 4\nassert math.isclose(f(2.5), 5) and f(x=-3) == -6\n",
+}
+ASSERTED = {
+    "exit in an asserted call": "def f(x): raise SystemExit(0)",
+    "hard exit in an asserted call": "import os\ndef f(x): os._exit(0)",
+    "interrupt in an asserted call": "def f(x): raise KeyboardInterrupt",
+    "assertions that cannot fail": (
+        "import builtins\nclass A(BaseException):\n    def __init__(self, *a): pass\n"
+        "builtins.AssertionError = A\ndef f(x): return 0"
+    ),
+    "an answer that asserts itself": (
+        "class E:\n    def __eq__(self, o): return True\n    def __float__(self): return 5.0\n"
+        "    def __bool__(self): return True\ndef f(x): return E()"
+    ),
+    "a check of its own": "def check(*a): return True\ntest = check\ndef f(x): return 0",
+    "another math": (
+        "import math, sys\nmath.isclose = lambda *a: True\nsys.modules['math'] = math\n"
+        "open('math.py', 'w').write('isclose = lambda *a: 1')\ndef f(x): return 4"
+    ),
+    "verdicts beside the answers": (
+        "import os\ndef f(x):\n    for n in range(64):\n"
+        '        try: os.write(n, b\'["passed", true]\\n["value", true]\\npass\\n\')\n'
+        "        except OSError: pass\n    return 0"
+    ),
+    "the checker's own text": (
+        "import sys\ndef f(x):\n    g = sys._getframe()\n    while g.f_back: g = g.f_back\n"
+        "    return eval(str(g.f_globals.get('code', '0')))"
+    ),
+}
+
 # Results meant to hurt the grader.
 RESULTS = {
     "endless generator": "def f(x):\n    while 1: yield x",
@@ -199,5 +232,8 @@ RESULTS = {
 def rows() -> Iterator[Row]:
     for name, (source, tests) in FORGED.items():
         yield row(name, source, tests, ("fail", *KILLED))
+    for name, source in ASSERTED.items():
+        yield row(name, source, ASSERTS, ("fail", *KILLED))
+    yield row("asserted and right", "def f(x): return 2 * x", ASSERTS, ("pass",))
     for name, source in RESULTS.items():
         yield row(name, source, CALLS, ("fail", *KILLED), costly=name == "colliding keys")

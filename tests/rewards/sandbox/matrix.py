@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rewards.code import CodeReward, validate_reference
+from rewards.code import CodeReward
 from rewards.sandbox import languages
 from rewards.sandbox.base import Program, SandboxConfig, SandboxUnavailable
 from rewards.sandbox.jail import LocalJail
@@ -34,14 +34,10 @@ SOCKET = "sbx-canary"
 
 
 def shared_rows(path: Path) -> list[attacks.Row]:
-    """The example rows that this version can grade, with the verdicts that they accept."""
+    """The example rows, with the verdicts that they accept."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        try:
-            validate_reference(reference(row))
-        except ValueError:
-            continue
         first, _, _ = row["note"].partition(";")
         also = first.removeprefix("also=").split(",") if first.startswith("also=") else []
         must = "pass" if row["must"] == "contained" else row["must"]

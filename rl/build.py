@@ -10,7 +10,8 @@ import ray
 from envs.base import SingleTurn
 from rewards.base import RewardContext
 from rewards.judge import Judge
-from rewards.sandbox.jail import LocalJail
+from rewards.sandbox.backend import make_sandbox
+from rewards.sandbox.base import Sandbox
 from rl.checkpoint import Checkpoint
 from rl.config import Config
 from rl.console import RunConsole, Stopwatch
@@ -47,11 +48,26 @@ async def start(
     interrupt: Interrupt,
     checkpoint: Checkpoint | None = None,
 ) -> System:
-    """Start jail, engines and learner side by side, and put the parts together; they go on from
-    `checkpoint` if there is one."""
+    """Start sandbox, engines and learner, and put the parts together; they go on from `checkpoint`
+    if there is one."""
+    sandbox = make_sandbox(plan.cfg.sandbox)
+    try:
+        await sandbox.start()
+        return await _start(plan, folder, console, interrupt, checkpoint, sandbox)
+    except BaseException:
+        await sandbox.close()  # one that is rented elsewhere would outlive the run
+        raise
+
+
+async def _start(
+    plan: Plan,
+    folder: RunFolder,
+    console: RunConsole,
+    interrupt: Interrupt,
+    checkpoint: Checkpoint | None,
+    sandbox: Sandbox,
+) -> System:
     cfg, started = plan.cfg, time.monotonic()
-    jail = LocalJail(cfg.sandbox)
-    await jail.start()
     endpoint = judge_endpoint(cfg.judge)
     if endpoint is not None:
         await check_judge(endpoint)
@@ -64,7 +80,7 @@ async def start(
     interrupt.install()
     buffer = buffer_path(folder.path.name)
     judge = Judge(cfg.judge)
-    rewards = reward_table(cfg.reward, jail, judge, plan.rubrics, plan.plugins)
+    rewards = reward_table(cfg.reward, sandbox, judge, plan.rubrics, plan.plugins)
     (engine, learner), probes = await asyncio.gather(
         _start_engines(cfg, model, renderer),
         probe_rewards({k: cfg.reward.kinds[k] for k in cfg.kinds}, rewards, plan.tasks.first),
@@ -104,14 +120,15 @@ async def start(
         interrupt=interrupt,
         cost=ModelShape.cost_of(model),
         started=started,
+        sandbox=sandbox,
         closers=[
-            jail.close,
+            sandbox.close,
             lambda: _stop_ray(buffer),
             plan.plugins.close,
             *([endpoint.close] if endpoint else []),
         ],
     )
-    folder.write_versions(sandbox=jail.tier, model=str(model.name))
+    folder.write_versions(sandbox=sandbox.tier, model=str(model.name))
     if checkpoint is not None:
         place, step, state = checkpoint
         await learner.load(place.resolve())

@@ -9,6 +9,7 @@ from typing import Any
 
 from envs.mixture import Mixture
 from rewards.judge import Judge
+from rewards.sandbox.base import Sandbox
 from rl.batch import Batch, heldout_batch
 from rl.checkpoint import checkpoint_step, finished_checkpoints, prune, save_checkpoint
 from rl.config import Config
@@ -49,6 +50,7 @@ class System:
     console: RunConsole
     clock: Stopwatch
     interrupt: Interrupt
+    sandbox: Sandbox | None = None
     cost: TokenCost = BY_TOKENS
     """What micro-batches are balanced by."""
     step: int = 0
@@ -141,6 +143,7 @@ class System:
             **step_metrics(groups, self.budgets),
             **metrics,
             **self.judge.drain_metrics(),
+            **(self.sandbox.drain_metrics() if self.sandbox else {}),
             **self.mixture.metrics(),
             **{f"time/{phase}": seconds for phase, seconds in split.items()},
             "tokens_per_s": sampled / max(sum(split.values()), 1e-9),

@@ -10,7 +10,7 @@ from envs.sources.dataset import DatasetSource
 from envs.sources.nano import SOURCES, VERIFIABLE, verifiable_pairs
 from rewards import code, faithfulness, instructions, safety
 from rewards import math as math_reward
-from rewards.sandbox import languages
+from rewards.sandbox import backend, languages
 from rewards.sandbox.base import SandboxConfig
 from rewards.sandbox.jail import tier_here
 from rl.config import Config, TaskConfig
@@ -91,12 +91,16 @@ def _split(cfg: Config, kind: str, task: TaskConfig) -> tuple[Source, Source | N
 
 
 def _code_check(sandbox: SandboxConfig, answers_known: bool) -> Callable[[Any], None]:
-    """The check of a code reference, and whether its language can be run on this machine. A known
+    """The check of a code reference, and whether the sandbox can do what it asks for. A known
     answer in bash is judged by whether it does need processes: the jail says so."""
     tier = functools.cache(lambda: tier_here(sandbox))
 
     def check(reference: Any) -> None:
         code.validate_reference(reference)
+        if why := backend.unfit(sandbox, reference):
+            raise ValueError(why)
+        if sandbox.backend != "local":
+            return
         language = code.LANGUAGES[reference["language"]]
         processes = reference.get("processes", True) and not answers_known
         if why := languages.unfit(language, processes, tier):

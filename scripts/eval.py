@@ -41,6 +41,7 @@ async def _run(
     where = f" behind {cfg.endpoint}" if cfg.endpoint else ""
     console.message(f"{cfg.model}{where} on {', '.join(cfg.suite)} -> {folder.path}")
     grader = Grader([SUITES[name].kind for name in cfg.suite], cfg)
+    grader.check(task for some in tasks.values() for task in some)
     asked = [(task, sampling_of(cfg, s).max_tokens) for s, some in tasks.items() for task in some]
 
     async def work() -> None:

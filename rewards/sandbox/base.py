@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from rl.types import ConjointError
 
+BACKENDS = ("local", "e2b", "http")
 ISOLATIONS = ("auto", "namespaces", "landlock")
 MODES = ("fork", "exec")
 LANGUAGES = ("python", "cpp", "bash")
@@ -31,18 +32,81 @@ class SandboxUnavailable(SandboxError):
 
 
 @dataclass(frozen=True, slots=True)
-class SandboxConfig:
-    """Limits of one execution, and how many run at once.
+class RemoteConfig:
+    """How patient to be with a sandbox on other machines.
 
+    `request_s` bounds one request beyond the time of the program itself; a request that was
+    refused (429, 5xx, no connection) is sent again up to `retries` times, with growing random
+    pauses. After `open_after` failures in a row no program is sent for `open_s` seconds, then one
+    that tries whether things are better.
+    """
+
+    request_s: float = 60.0
+    retries: int = 4
+    open_after: int = 8
+    open_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        for key, least in (("retries", 0), ("open_after", 1)):
+            if getattr(self, key) < least:
+                raise ConjointError(
+                    f"sandbox.remote.{key} is {getattr(self, key)}; expected at least {least}."
+                )
+        for key in ("request_s", "open_s"):
+            if not 0 < getattr(self, key) < float("inf"):
+                raise ConjointError(
+                    f"sandbox.remote.{key} is {getattr(self, key)}; expected a number above 0."
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class E2BConfig:
+    """The account's key is read from E2B_API_KEY; `domain` is a cluster of your own (else
+    E2B_DOMAIN, else e2b's). `template` needs Python 3.11 and bash. A sandbox runs programs for
+    `lifetime_s` seconds, then makes room for a new one."""
+
+    domain: str = ""
+    template: str = "base"
+    lifetime_s: int = 900
+
+    def __post_init__(self) -> None:
+        if self.lifetime_s < 60:
+            raise ConjointError(
+                f"sandbox.e2b.lifetime_s is {self.lifetime_s}; expected at least 60."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class HttpConfig:
+    """`urls` of SandboxFusion servers, up to but without /run_code; a program that one of them
+    failed goes to the next."""
+
+    urls: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for url in self.urls:
+            if not url.startswith(("http://", "https://")):
+                raise ConjointError(
+                    f"sandbox.http.urls holds '{url}'; expected addresses such as "
+                    "http://127.0.0.1:8080."
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxConfig:
+    """Where programs run, limits of one execution, and how many run at once.
+
+    `backend` is this machine's jail (`local`), E2B (`e2b`) or a SandboxFusion server (`http`).
     `isolation` is the tier: `namespaces`, `landlock`, or `auto` (the first of them that works).
     There is no value that turns isolation off. `mode` is how Python programs start: `fork` from a
     warm interpreter, or `exec` of a fresh one, which costs three times as much. `wall_s` and
     `cpu_s` are seconds a program may take, `memory_mb` its address space, `scratch_mb` what it may
     write to its scratch directory, `output_kb` the cap on stdout and on answers. `workers` is the
     number of programs at once, 0 for four a core (most of a job is waiting for the kernel to take
-    its namespaces down).
+    its namespaces down), or for 16 on other machines.
     """
 
+    backend: str = "local"
     isolation: str = "auto"
     mode: str = "fork"
     wall_s: float = 10.0
@@ -51,8 +115,15 @@ class SandboxConfig:
     scratch_mb: int = 32
     output_kb: int = 1024
     workers: int = 0
+    remote: RemoteConfig = field(default_factory=RemoteConfig)
+    e2b: E2BConfig = field(default_factory=E2BConfig)
+    http: HttpConfig = field(default_factory=HttpConfig)
 
     def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise ConjointError(
+                f"sandbox.backend is '{self.backend}'; expected one of {', '.join(BACKENDS)}."
+            )
         if self.isolation not in ISOLATIONS:
             raise ConjointError(
                 f"sandbox.isolation is '{self.isolation}'; expected one of {', '.join(ISOLATIONS)}."
@@ -152,6 +223,19 @@ class Sandbox(Protocol):
     """Runs untrusted programs. `run` never raises for what a program does, or for a broken jail:
     the latter is `Ended.INFRA_ERROR`. It raises SandboxUnavailable when no jail can be built."""
 
+    @property
+    def tier(self) -> str:
+        """How programs are isolated, or whose business that is; empty before the start."""
+        ...
+
+    async def start(self) -> None:
+        """Prove that programs can be run. Raises ConjointError saying what is missing."""
+        ...
+
     async def run(self, program: Program) -> Result: ...
+
+    def drain_metrics(self) -> dict[str, float]:
+        """Figures since the last call, such as how long programs waited for their turn."""
+        ...
 
     async def close(self) -> None: ...

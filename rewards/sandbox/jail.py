@@ -15,6 +15,7 @@ import shutil
 import sys
 import sysconfig
 import tempfile
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -30,6 +31,7 @@ from rewards.sandbox.base import (
     SandboxError,
     SandboxUnavailable,
 )
+from rewards.sandbox.queue_time import QueueTime
 from rewards.sandbox.spec import Layers, Spec
 from rewards.sandbox.worker import Worker, WorkerBroken, encode_calls
 
@@ -69,6 +71,7 @@ class LocalJail:
         self._copying = asyncio.Lock()
         self._closed = False
         self._checkers: LocalJail | None = None
+        self._queue = QueueTime()
         self.restarts = 0
 
     @property
@@ -122,8 +125,13 @@ class LocalJail:
             try:
                 return await self._run_once(program)
             except WorkerBroken as broken:
+                self._queue.retried += not reasons
                 reasons.append(str(broken))
+        self._queue.infra_errors += 1
         return Result(Ended.INFRA_ERROR, "; then ".join(reasons), self._tier)
+
+    def drain_metrics(self) -> dict[str, float]:
+        return self._queue.drain()
 
     async def _run_once(self, program: Program) -> Result:
         kind = languages.kind(program, self.config.mode)
@@ -170,7 +178,9 @@ class LocalJail:
         self, use: Callable[[Worker], Awaitable[_T]], kind: str = languages.FORK
     ) -> _T:
         """What `use` makes of a free worker of that kind. One with which it fails is retired."""
+        queued = time.monotonic()
         slot = await self._idle.get()
+        self._queue.waited(time.monotonic() - queued)
         try:
             if kind not in slot:
                 slot[kind] = await self._proved_worker(self._tier, kind)

@@ -82,7 +82,7 @@ class Worker:
         payload = program.stdin if program.entry is None else encode_calls(program.calls)
         request = frame({"how": how, "entry": program.entry}, source, payload)
         header, parts = await self._exchange(request, self.spec.wall_s + _GRACE_S)
-        answers = _answers(parts[2], len(program.calls)) if program.entry else []
+        answers = read_answers(parts[2], len(program.calls)) if program.entry else []
         return self._result(header, parts, tuple(answers))
 
     async def talk(
@@ -171,7 +171,7 @@ def encode_calls(calls: Sequence[Sequence[Any] | Call]) -> bytes:
     )
 
 
-def _answers(replies: bytes, calls: int) -> list[Answer]:
+def read_answers(replies: bytes, calls: int) -> list[Answer]:
     """The reply lines, at most one for each call; a torn last line is dropped."""
     answers = []
     for line in replies.split(b"\n")[:-1][:calls]:

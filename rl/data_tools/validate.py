@@ -6,18 +6,18 @@ a case counts if enough of them pass it, the row if enough of them pass all such
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from envs.sources.dataset import rows_and_tasks
-from rewards import code
 from rewards.code import CodeReward
+from rewards.sandbox.backend import make_sandbox
 from rewards.sandbox.base import Sandbox, SandboxConfig
-from rewards.sandbox.jail import LocalJail
 from rl.data_tools.rows import FilesConfig, Tally, configured, new_file
+from rl.tasks import reference_check
 from rl.types import ConjointError, Outcome, Task
 
 VOTERS = 3
@@ -56,12 +56,12 @@ def run(overrides: list[str]) -> int:
     cfg.validate()
 
     async def work() -> Tally:
-        jail = LocalJail(cfg.sandbox)
+        sandbox = make_sandbox(cfg.sandbox)
         try:
-            await jail.start()
-            return await validate(cfg, jail)
+            await sandbox.start()
+            return await validate(cfg, sandbox)
         finally:
-            await jail.close()
+            await sandbox.close()
 
     print("\n".join(asyncio.run(work()).words(cfg.output)))
     return 0
@@ -70,7 +70,7 @@ def run(overrides: list[str]) -> int:
 async def validate(cfg: ValidateConfig, sandbox: Sandbox) -> Tally:
     """Examine the rows in the order of the file, some at once."""
     reward, tally, lost = CodeReward(sandbox), Tally(), 0
-    rows = rows_and_tasks(Path(cfg.input), "code", validate=_check_reference)
+    rows = rows_and_tasks(Path(cfg.input), "code", validate=_check_reference(cfg.sandbox))
     with new_file(cfg.output) as out:
         while some := list(islice(rows, _AT_ONCE)):
             found = await asyncio.gather(*(examine(task, reward, cfg) for _, task in some))
@@ -86,8 +86,9 @@ async def validate(cfg: ValidateConfig, sandbox: Sandbox) -> Tally:
     return tally
 
 
-def _check_reference(kind: str, reference: Any) -> None:
-    code.validate_reference(reference)
+def _check_reference(sandbox: SandboxConfig) -> Callable[[str, Any], None] | None:
+    check = reference_check(["code"], sandbox)
+    return (lambda _, reference: check(reference)) if check else None
 
 
 async def examine(

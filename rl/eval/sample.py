@@ -1,20 +1,20 @@
 """K answers to each of many tasks, scored while others are still being sampled."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from rewards.base import RewardContext
 from rewards.judge import Judge, JudgeConfig
 from rewards.rubrics import load_rubrics
+from rewards.sandbox.backend import make_sandbox, unfit
 from rewards.sandbox.base import SandboxConfig
-from rewards.sandbox.jail import LocalJail
 from rewards.worker import describe
 from rl.judging import check_judge, judge_endpoint
 from rl.reward_table import Plugins, reward_table
 from rl.scoring import DEFAULT_KINDS, RewardConfig, Scorer
-from rl.types import Group, Message, Status, StopRun, Task, Trajectory, derive_seed
+from rl.types import ConjointError, Group, Message, Status, StopRun, Task, Trajectory, derive_seed
 from rollouts.chat import ChatPolicy
 
 TOO_LONG = "too_long"
@@ -43,7 +43,7 @@ class GradingConfig(Protocol):
 class Grader:
     """The rewards of training for some task kinds, or those that `reward` and `plugins` name.
 
-    Starts a jail only if a kind runs programs, and asks a judge only if `judge` names one.
+    Starts a sandbox only if a kind runs programs, and asks a judge only if `judge` names one.
     """
 
     def __init__(
@@ -56,28 +56,35 @@ class Grader:
     ) -> None:
         reward = reward or RewardConfig(kinds={kind: DEFAULT_KINDS[kind] for kind in kinds})
         judge = judge or JudgeConfig()
-        self._jail = LocalJail(cfg.sandbox)
+        self._config = cfg.sandbox
+        self._sandbox = make_sandbox(cfg.sandbox)
         self._runs_programs = any("code" in reward.kinds[kind] for kind in kinds)
         self._endpoint = judge_endpoint(judge)
         self._plugins = plugins or Plugins({})
         judged = any("rubric" in names for names in reward.kinds.values())
         rubrics = load_rubrics(reward.rubrics) if judged else []
-        table = reward_table(reward, self._jail, Judge(judge), rubrics, self._plugins)
+        table = reward_table(reward, self._sandbox, Judge(judge), rubrics, self._plugins)
         self._scorer = Scorer(table, RewardContext(seed=cfg.seed, judge=self._endpoint))
 
+    def check(self, tasks: Iterable[Task]) -> None:
+        """Raises ConjointError for a program task that the chosen sandbox cannot grade."""
+        for task in tasks:
+            if task.kind == "code" and (why := unfit(self._config, task.reference)):
+                raise ConjointError(f"task {task.id}: {why}")
+
     async def start(self) -> None:
-        """Raises SandboxUnavailable where programs cannot be run safely, ConjointError where the
+        """Raises SandboxError where programs cannot be run safely, ConjointError where the
         judge cannot be reached."""
         if self._endpoint is not None:
             await check_judge(self._endpoint)
         if self._runs_programs:
-            await self._jail.start()
+            await self._sandbox.start()
 
     async def score(self, group: Group, seed: int = 0) -> Group:
         return await self._scorer.score(group, seed)
 
     async def close(self) -> None:
-        await self._jail.close()
+        await self._sandbox.close()
         await self._plugins.close()
         if self._endpoint is not None:
             await self._endpoint.close()

@@ -86,7 +86,9 @@ def grade(
 
 @app.command()
 def data(
-    subverb: Annotated[str, typer.Argument(help="guessable, decontaminate, validate or evolve.")],
+    subverb: Annotated[
+        str, typer.Argument(help="difficulty, guessable, decontaminate, validate or evolve.")
+    ],
     overrides: Overrides = None,
 ) -> None:
     """Filter or make task rows: input=FILE output=FILE and keys of the tool; see

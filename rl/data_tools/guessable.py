@@ -10,20 +10,16 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from envs.sources.dataset import rows_and_tasks
-from rl.critic import JUDGED
 from rl.data_tools.rows import Tally, check_files, listed_overrides, new_file
 from rl.data_tools.supervised import say, supervised
+from rl.data_tools.verified import check_kind, read
 from rl.eval.config import SampleConfig, load_sampled
 from rl.eval.sample import Grader, Sampling, scored_groups
 from rl.interrupt import Interrupt
 from rl.overrides import suggest
 from rl.policy import check_model
-from rl.scoring import DEFAULT_KINDS
-from rl.tasks import REFERENCE_CHECKS
 from rl.types import ConjointError, Group, Message, StopRun, Task
 from rollouts.chat import ChatPolicy
 
@@ -44,10 +40,6 @@ _WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boxed)\s*\{([^{}]*)\}|\$|
 _TOKENS = 48
 AT_ONCE = "Reply with the final answer alone, at once: no reasoning, no steps, no explanation."
 _AT_ONCE_MATH = " Write it as \\boxed{answer}."
-
-
-VERIFIERS = REFERENCE_CHECKS.keys() - JUDGED
-"""Rewards that need no judge, and say what a reference must be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +70,7 @@ class GuessableConfig(SampleConfig):
         for name in self.drop:
             if name not in FORMS:
                 raise ConjointError(f"drop={name} is no form of answers; {suggest(name, FORMS)}")
-        known = [k for k, names in DEFAULT_KINDS.items() if set(names) <= VERIFIERS]
-        if self.kind not in known:
-            raise ConjointError(f"kind={self.kind} has no verifier; {suggest(self.kind, known)}")
+        check_kind(self.kind)
 
 
 def run(overrides: list[str]) -> int:
@@ -107,19 +97,6 @@ def run(overrides: list[str]) -> int:
             await grader.close()
 
     return supervised(work)
-
-
-def read(cfg: GuessableConfig) -> tuple[list[dict[str, Any]], list[Task]]:
-    """The rows and their tasks. Raises ConjointError naming file and line."""
-
-    def check(kind: str, reference: Any) -> None:
-        for name in DEFAULT_KINDS[kind]:
-            REFERENCE_CHECKS[name](reference)
-
-    pairs = list(rows_and_tasks(Path(cfg.input), cfg.kind, validate=check))
-    if not pairs:
-        raise ConjointError(f"{cfg.input} holds no rows")
-    return [row for row, _ in pairs], [task for _, task in pairs]
 
 
 def at_once(task: Task) -> Task:

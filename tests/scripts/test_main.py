@@ -89,7 +89,7 @@ def test_every_data_tool_is_in_the_help_and_an_unknown_one_is_refused():
         result = call("data", name)
         assert result.exit_code == 2 and "give input=FILE" in result.stderr, name
     result = call("data", "dedupe")
-    assert result.exit_code == 2 and "choose guessable, decontaminate" in result.stderr
+    assert result.exit_code == 2 and "choose difficulty, guessable, decontaminate" in result.stderr
 
 
 def test_report_takes_a_folder_and_sft_takes_keys(verb):

@@ -55,7 +55,8 @@ def _enter_landlock(spec: Spec) -> Room:
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     rules = None
     if spec.layers.landlock:
-        low = landlock.ruleset(_visible(spec.library), spec.library, scratch, _executable(spec))
+        seen = [*_visible(spec.library), *spec.packages]
+        low = landlock.ruleset(seen, spec.library, scratch, _executable(spec))
         # Out of the way of a solution's own descriptors 0 to 4.
         rules = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 64)
         os.close(low)
@@ -120,7 +121,7 @@ def _enter_namespaces(spec: Spec) -> Room:
         os.close(proc)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     flags = kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC
-    return Room("/tmp", flags, None, _PROCESSES, all_of_proc)
+    return Room(_scratch(spec), flags, None, _PROCESSES, all_of_proc)
 
 
 def _become(uid: int) -> None:
@@ -152,14 +153,16 @@ def _change_root(spec: Spec) -> None:
     root = spec.directory
     kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
     kernel.mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=1m,nr_inodes=1024")
-    for name in ("tmp", "dev", "hidden"):
-        os.mkdir(f"{root}/{name}", 0o755)
+    for name in (_scratch(spec), "/dev", "/hidden"):
+        os.mkdir(root + name, 0o755)
     for path in (*_executable(spec), *spec.library, _ZONES):
         _show(path, root)
     for path in spec.library:
         for name in _HIDDEN:
             if os.path.isdir(os.path.join(path, name)):
                 _bind(f"{root}/hidden", f"{root}{path}/{name}", MS_NODEV)
+    for path in spec.packages:
+        _show(path, root)
     for path in landlock.DEVICES:
         os.close(os.open(root + path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
         _bind(path, root + path, MS_NOEXEC, writable=True)
@@ -195,11 +198,17 @@ def _bind(source: str, target: str, extra: int, writable: bool = False) -> None:
     kernel.mount("none", target, flags=flags | extra | MS_NOSUID | MS_REMOUNT | MS_BIND)
 
 
+def _scratch(spec: Spec) -> str:
+    """Where the scratch directory is mounted: it must not cover what lies below /tmp."""
+    below = any(path.startswith("/tmp/") for path in (*spec.library, *spec.packages))
+    return "/scratch" if below else "/tmp"
+
+
 def mount_scratch(spec: Spec) -> None:
     """A fresh scratch directory of limited size in this job's own mount namespace."""
     kernel.mount(
         "tmpfs",
-        "/tmp",
+        _scratch(spec),
         "tmpfs",
         MS_NOSUID | MS_NODEV | MS_NOEXEC,
         f"mode=0700,size={spec.scratch_mb}m,nr_inodes=2048",
@@ -216,7 +225,7 @@ def confine(spec: Spec, room: Room, allowed: Filter) -> None:
     if spec.layers.landlock:
         rules = room.ruleset
         if rules is None and landlock.abi() > 0:
-            readable = [*spec.library, _ZONES]
+            readable = [*spec.library, *spec.packages, _ZONES]
             rules = landlock.ruleset(readable, (), room.scratch, _executable(spec))
         if rules is not None:
             landlock.restrict(rules)

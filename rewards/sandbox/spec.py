@@ -45,6 +45,10 @@ class Spec:
     shared: tuple[str, ...] = ()
     """The Python to execute, and its library where it is not among the system's."""
     layers: Layers = field(default_factory=Layers)
+    warm: str = ""
+    """`module:function` of the verifier profile, imported and called before the jail closes."""
+    packages: tuple[str, ...] = ()
+    """Directories of installed packages that its calls may read."""
 
     def header(self) -> dict[str, Any]:
         return asdict(self)
@@ -53,7 +57,7 @@ class Spec:
     def parse(header: dict[str, Any]) -> "Spec":
         fields = dict(header)
         fields["layers"] = Layers(**fields["layers"])
-        for name in ("library", "system", "shared"):
+        for name in ("library", "system", "shared", "packages"):
             fields[name] = tuple(fields[name])
         return Spec(**fields)
 

@@ -23,8 +23,10 @@ from rewards.sandbox.seccomp import Filter
 from rewards.sandbox.spec import Spec
 
 FORK, PYTHON, COMPILE, BINARY, BASH = "fork", "python", "compile", "binary", "bash"
-CHECK = "check"
-"""How a job runs: forked from the zygote (a program, or the tests of another one), or exec'd."""
+CHECK, CALL = "check", "call"
+"""How a job runs: forked from the zygote (a program, the tests of another one, or a call of the
+verifier profile), or exec'd."""
+FORKED = (FORK, CHECK, CALL)
 
 _BUNDLE = 6
 _THREAD_STACK = 8 << 20
@@ -69,7 +71,7 @@ class Start:
 
 def allowed(how: str, tier: str) -> Filter:
     """What the system-call filter lets this job do beyond threads."""
-    if how in (FORK, CHECK):
+    if how in FORKED:
         return Filter()
     if how == COMPILE or (how == BASH and tier == "namespaces"):
         return Filter(processes=True)

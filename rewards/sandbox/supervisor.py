@@ -77,6 +77,10 @@ def _report(sock: socket.socket, orders: spec.Spec, room: rooms.Room) -> bytes:
     header, (source, payload), talk = spec.receive_with_pipes(sock)
     how, entry = header["how"], header["entry"]
     orders = starts.limited(orders, how)
+    if how == starts.CALL:
+        from rewards.sandbox import calls  # there since before the lock, as in zygote.py
+
+        orders = calls.limited(orders, header["wall_s"])
     if orders.tier == rooms.NAMESPACES:
         rooms.mount_scratch(orders)
         kernel.drop_capabilities()
@@ -93,7 +97,7 @@ def _report(sock: socket.socket, orders: spec.Spec, room: rooms.Room) -> bytes:
         os.close(talk[1])
     job = _Job(orders, room, how, starts.allowed(how, orders.tier))
     start = None
-    if how not in (starts.FORK, starts.CHECK):
+    if how not in starts.FORKED:
         start = starts.prepare(how, orders, room.scratch, source, entry, payload)
         theirs += [d for d in (start.program, start.bundle) if d >= 0]
     tree = Tree(room.proc) if job.allowed.processes else None
@@ -160,6 +164,10 @@ def _become_solution(
         from rewards.sandbox import checker  # there since before the lock, as in zygote.py
 
         checker.run(source, str(entry), payload)
+    if job.how == starts.CALL:
+        from rewards.sandbox import calls
+
+        calls.run(str(entry), payload)
     solution.run(source, entry, payload)
 
 

@@ -17,9 +17,11 @@ from typing import Any
 from rewards.sandbox import codec
 from rewards.sandbox.base import Answer, Call, Ended, Program, Result
 from rewards.sandbox.spec import PREFIX_BYTES, Spec, frame, lengths, split
-from rewards.sandbox.starts import COMPILE, COMPILE_WALL_S
+from rewards.sandbox.starts import CALL, COMPILE, COMPILE_WALL_S
 
 _START_S = 30.0
+_WARM_START_S = 120.0
+"""With packages to import, which takes seconds of a free core."""
 _GRACE_S = 15.0
 """Beyond the wall limit, for forking, set-up and tear-down on a loaded machine."""
 _SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "zygote.py")
@@ -67,7 +69,8 @@ class Worker:
         reader, writer = await asyncio.open_connection(sock=ours, limit=1 << 22)
         worker = Worker(spec, process, ours, reader, writer)
         try:
-            hello, _ = await worker._exchange(frame(spec.header()), _START_S)
+            start_s = _WARM_START_S if spec.warm else _START_S
+            hello, _ = await worker._exchange(frame(spec.header()), start_s)
             if not hello["ok"]:
                 raise WorkerBroken(hello["why"])
         except BaseException:
@@ -108,6 +111,14 @@ class Worker:
             why = next((line for line in _lines(result.stderr) if "error" in line), result.reason)
             result = replace(result, reason=f"does not compile: {why[:200]}")
         return result, parts[2]
+
+    async def call(self, function: str, arguments: bytes, wall_s: float) -> tuple[str, str, bytes]:
+        """One call of the verifier profile: how it ended, why, and the reply that it wrote."""
+        request = frame({"how": CALL, "entry": function, "wall_s": wall_s}, b"", arguments)
+        header, parts = await self._exchange(request, wall_s + _GRACE_S)
+        if header["ended"] == Ended.INFRA_ERROR:
+            raise WorkerBroken(header["reason"])
+        return header["ended"], header["reason"], parts[2]
 
     def _result(
         self, header: dict[str, Any], parts: list[bytes], answers: tuple[Answer, ...]

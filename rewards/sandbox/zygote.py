@@ -48,6 +48,8 @@ def main() -> None:
     try:
         if orders.system:
             starts.prepare_modules()
+        if orders.warm:
+            importlib.import_module("rewards.sandbox.calls").prepare(orders)
         room = rooms.enter(orders)
     except OSError as error:
         sock.sendall(spec.frame({"ok": False, "why": error.strerror or str(error)}))

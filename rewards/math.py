@@ -1,8 +1,9 @@
 """The math verifier: one final answer against a reference, with nothing paid for stuffing.
 
 Extraction is `rewards/extract.py`; most verdicts are exact numbers or equal text and take
-microseconds; the rest goes to math-verify in a killable worker. A formula that hangs or crashes it
-is the response's doing and scores 0; a worker that cannot start is ours and masks the trajectory.
+microseconds; the rest goes to math-verify in the verifier profile of the jail. A formula that hangs
+or crashes it is the response's doing and scores 0; a jail that cannot start is ours and masks the
+trajectory.
 """
 
 import asyncio
@@ -15,7 +16,8 @@ from typing import Any
 from rewards import symbolic
 from rewards.exact import clean, quantity
 from rewards.extract import final_answer
-from rewards.worker import DeadlinePassed, FunctionRaised, PoolUnavailable, WorkerDied, WorkerPool
+from rewards.sandbox.verifier import VerifierPool
+from rewards.worker import DeadlinePassed, FunctionRaised, PoolUnavailable, WorkerDied
 from rl.types import ConjointError, Outcome, Score, Task
 
 NAME = "math"
@@ -38,9 +40,9 @@ class MathConfig:
     deadline_s: float = 2.0
     """Wall seconds for one comparison by sympy; longer is status `timeout`, score 0."""
     workers: int = 1
-    """Processes for it; none is started until an answer needs one."""
+    """Comparisons at once; no process is started until an answer needs one."""
     memory_mb: int = 2048
-    """Address space of one worker."""
+    """Address space of one comparison."""
 
     def validate(self) -> None:
         if self.deadline_s <= 0 or self.workers < 1 or self.memory_mb < 1024:
@@ -97,16 +99,26 @@ def validate_reference(reference: Any) -> None:
 
 
 class MathVerifier:
-    """The check `(task, response) -> Score`, with its memo and its lazily started workers."""
+    """The check `(task, response) -> Score`, with its memo and its lazily started jail.
 
-    def __init__(self, config: MathConfig | None = None, memo_size: int = 4096) -> None:
+    `isolation` is the jail's tier, as in `SandboxConfig`.
+    """
+
+    def __init__(
+        self,
+        config: MathConfig | None = None,
+        memo_size: int = 4096,
+        isolation: str = "auto",
+    ) -> None:
         config = config or MathConfig()
-        self._pool = WorkerPool(
+        self._pool = VerifierPool(
             NAME,
             deadline_s=config.deadline_s,
             workers=config.workers,
             memory_mb=config.memory_mb,
             warm=symbolic.warm,
+            distributions=("math-verify",),
+            isolation=isolation,
         )
         self._memo: OrderedDict[tuple[str, str], _Verdict] = OrderedDict()
         self._memo_size = memo_size
@@ -114,12 +126,15 @@ class MathVerifier:
 
     @property
     def started(self) -> bool:
-        """Whether a worker process was needed so far."""
+        """Whether the jail was needed so far."""
         return self._pool.started
 
     async def start(self) -> None:
-        """Start a worker ahead of the first answer that needs one (imports take seconds)."""
-        await self._pool.call(symbolic.equal, "x", "x", deadline_s=60.0)
+        """Start the jail ahead of the first answer that needs it (imports take seconds).
+
+        Raises SandboxUnavailable where this machine has no tier of it.
+        """
+        await self._pool.start()
 
     async def __call__(self, task: Task, response: str) -> Score:
         try:
@@ -142,7 +157,7 @@ class MathVerifier:
         return Score(NAME, float(verdict.equal), verdict.outcome, (reason,))
 
     def close(self) -> None:
-        """End the workers."""
+        """End the jail; a later answer that needs it starts it again."""
         self._pool.close()
 
     async def _equal(self, gold: str, answer: str) -> _Verdict:
@@ -212,7 +227,7 @@ class MathVerifier:
         return verdict
 
     async def _compare(self, gold: str, answer: str) -> _Verdict:
-        """A worker that dies may have been killed from outside: its job gets one more try."""
+        """A process that dies may have been killed from outside: its job gets one more try."""
         for attempt in (0, 1):
             try:
                 return _verdict(await self._pool.call(symbolic.equal, gold, answer))
@@ -226,17 +241,23 @@ class MathVerifier:
         raise AssertionError("unreachable")
 
 
-_shared = MathVerifier()
+_shared: dict[str, MathVerifier] = {}
+
+
+def math_verifier(isolation: str = "auto") -> MathVerifier:
+    """`MathVerifier` with its defaults, one for each tier in this process. See `close_math`."""
+    return _shared.setdefault(isolation, MathVerifier(isolation=isolation))
 
 
 async def math_score(task: Task, response: str) -> Score:
-    """`MathVerifier` with its defaults, shared by the process. See `close_math`."""
-    return await _shared(task, response)
+    """The shared verifier in the first tier that holds."""
+    return await math_verifier()(task, response)
 
 
 def close_math() -> None:
-    """End the workers behind `math_score`; a later call starts them again."""
-    _shared.close()
+    """End the jails behind `math_verifier`; a later call starts them again."""
+    for verifier in _shared.values():
+        verifier.close()
 
 
 def _verdict(equal: bool, reason: str = "") -> _Verdict:

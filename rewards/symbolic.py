@@ -1,8 +1,8 @@
 """What may reach sympy, and the sympy call itself.
 
 Model text is admitted by an allow-list (characters, LaTeX commands, sizes) before it goes to
-math-verify in a killable worker, whose parser and simplifier hang on power towers, factorials, sums
-and deep nesting. math_verify is imported in the worker only.
+math-verify, whose parser and simplifier hang on power towers, factorials, sums and deep nesting. It
+runs, and is imported, in the verifier profile of the jail only.
 """
 
 import re
@@ -74,17 +74,38 @@ def as_fractions(text: str) -> str:
     )
 
 
+_PRACTICE = (
+    ("2\\sqrt{3}", "\\sqrt{12}"),
+    ("\\frac{x}{2}", "0.5x"),
+    ("x^2+2x+1", "(x+1)^2"),
+    ("x<5", "5>x"),
+    ("\\pi", "3.14"),
+    ("(-\\infty,2)\\cup(3,4]", "(3,4]\\cup(-\\infty,2)"),
+    ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"),
+    ("x^2+y^2=1", "y^2+x^2=1"),
+    ("3-2i", "-2i+3"),
+    ("\\sin^2 x", "1-\\cos^2 x"),
+    ("\\log_2 3", "\\frac{\\ln 3}{\\ln 2}"),
+    ("|x|", "\\sqrt{x^2}"),
+    ("e^{i\\pi}", "-1+0i"),
+    ("\\frac{\\sqrt{3}}{3}", "\\frac{1}{\\sqrt{3}}"),
+)
+"""One of each form: what a parser and sympy build on first use is kept, and every call inherits it."""
+
+
 def warm() -> None:
-    """Imports for a new worker (1-2 s), outside the deadline of its first verdict."""
+    """Imports (2 s of CPU) and practice (1 s): a first verdict takes 200 ms, a later one 5 to 20."""
     import logging
 
     import math_verify  # noqa: F401
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)
+    for gold, answer in _PRACTICE:
+        equal(gold, answer)
 
 
 def equal(gold: str, answer: str) -> bool:
-    """Whether two LaTeX formulas are equal. Runs in a worker: it may hang and it may die.
+    """Whether two LaTeX formulas are equal. Runs in the jail: it may hang and it may die.
 
     Time-outs are None because math-verify's own use signal.alarm; the pool's deadline kills it. An
     answer that does not parse, that is undefined, or that has a variable gold lacks is not equal.

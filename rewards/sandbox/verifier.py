@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 from rewards.sandbox import calls, probe
-from rewards.sandbox.base import Ended, SandboxConfig
+from rewards.sandbox.base import Ended, SandboxConfig, SandboxError, SandboxUnavailable
 from rewards.sandbox.jail import LocalJail, _reachable
 from rewards.sandbox.spec import Spec
 from rewards.sandbox.worker import Worker, WorkerBroken
@@ -38,7 +38,7 @@ class VerifierPool:
     module-level function that each process calls once, unjailed, to import what calls need:
     functions of other modules of this project cannot be found later. `distributions` are the
     installed projects that calls read from; they are copied where the jail's user cannot reach
-    them. Starts on the first call. Raises SandboxUnavailable where no tier of the jail holds.
+    them. Starts on the first call.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class VerifierPool:
         self._distributions = distributions
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._jail: _VerifierJail | None = None
 
     @property
@@ -83,7 +84,8 @@ class VerifierPool:
     async def call(
         self, function: Callable[..., Any], *args: Any, deadline_s: float | None = None
     ) -> Any:
-        """The function's value. Raises one of the four `WorkerError`s, or SandboxUnavailable."""
+        """The function's value. Raises one of the four `WorkerError`s: without a tier of the jail
+        on this machine nothing runs, and that is PoolUnavailable too."""
         return await asyncio.wrap_future(self._call(function, args, deadline_s))
 
     def call_blocking(
@@ -95,13 +97,15 @@ class VerifierPool:
     def close(self) -> None:
         """End every process; a later call starts afresh."""
         with self._lock:
-            jail, loop = self._jail, self._loop
-            self._jail = self._loop = None
-        if jail is None or loop is None:
+            jail, loop, thread = self._jail, self._loop, self._thread
+            self._jail = self._loop = self._thread = None
+        if jail is None or loop is None or thread is None:
             return
         atexit.unregister(self.close)
-        asyncio.run_coroutine_threadsafe(jail.close(), loop).result()
+        asyncio.run_coroutine_threadsafe(jail.wind_up(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
     def _call(
         self, function: Callable[..., Any], args: tuple[Any, ...], deadline_s: float | None
@@ -113,7 +117,10 @@ class VerifierPool:
             raise PoolUnavailable(f"the {self.name} verifier takes JSON data: {error}") from error
 
         async def one(jail: _VerifierJail) -> Any:
-            ended, reason, reply = await jail.call(name, arguments, deadline)
+            try:
+                ended, reason, reply = await jail.call(name, arguments, deadline)
+            except SandboxError as error:
+                raise PoolUnavailable(f"the {self.name} verifier: {error}") from error
             if ended == Ended.INFRA_ERROR:
                 raise PoolUnavailable(f"the {self.name} verifier: {reason}")
             if ended == Ended.TIMEOUT:
@@ -130,9 +137,10 @@ class VerifierPool:
             if self._jail is None or self._loop is None:
                 self._jail = _VerifierJail(self._config, self._warm, self._distributions)
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(
+                self._thread = threading.Thread(
                     target=self._loop.run_forever, name=f"{self.name}-verifier", daemon=True
-                ).start()
+                )
+                self._thread.start()
                 atexit.register(self.close)
             return asyncio.run_coroutine_threadsafe(use(self._jail), self._loop)
 
@@ -144,6 +152,17 @@ class _VerifierJail(LocalJail):
         super().__init__(config)
         self._warm = warm
         self._distributions = distributions
+        self._unavailable: SandboxUnavailable | None = None
+
+    async def start(self) -> None:
+        # Refused once, refused for good: trying every tier again would cost seconds a call.
+        if self._unavailable is not None:
+            raise self._unavailable
+        try:
+            await super().start()
+        except SandboxUnavailable as error:
+            self._unavailable = error
+            raise
 
     async def call(self, function: str, arguments: bytes, wall_s: float) -> tuple[str, str, bytes]:
         """How it ended, why, the reply; one whose jail broke is made once more in another."""
@@ -151,11 +170,21 @@ class _VerifierJail(LocalJail):
             await self.start()
         reasons = []
         for _ in range(2):
+            if self._closed:
+                return Ended.INFRA_ERROR, "it was closed meanwhile", b""
             try:
                 return await self._leased(lambda worker: worker.call(function, arguments, wall_s))
             except WorkerBroken as broken:
                 reasons.append(str(broken))
         return Ended.INFRA_ERROR, "; then ".join(reasons), b""
+
+    async def wind_up(self) -> None:
+        """Close, and answer the calls that still wait: each becomes an infrastructure error."""
+        await self.close()
+        waiting = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
     async def _prove(self, worker: Worker) -> None:
         # Installed packages are there to be read; every other door must be shut.

@@ -80,7 +80,9 @@ async def _start(
     interrupt.install()
     buffer = buffer_path(folder.path.name)
     judge = Judge(cfg.judge)
-    rewards = reward_table(cfg.reward, sandbox, judge, plan.rubrics, plan.plugins)
+    rewards = reward_table(
+        cfg.reward, sandbox, judge, plan.rubrics, plan.plugins, cfg.sandbox.isolation
+    )
     (engine, learner), probes = await asyncio.gather(
         _start_engines(cfg, model, renderer),
         probe_rewards({k: cfg.reward.kinds[k] for k in cfg.kinds}, rewards, plan.tasks.first),

@@ -57,6 +57,11 @@ class TaskConfig:
     """Added to each prompt of the file, such as how to write the final answer."""
     heldout: int = 0
     """Rows of the file kept apart for evaluation, chosen by the hash of their content."""
+    datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """reasoning-gym dataset -> its difficulty keys ({} for its defaults), drawn from in turn instead
+    of a file; the kind's reward is `logic`."""
+    allow_gameable: bool = False
+    """Take datasets that pay for junk answers too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +248,13 @@ def _validate_tasks(cfg: Config) -> None:
             )
         if task.weight < 0 or task.heldout < 0:
             raise ConjointError(f"tasks.{kind}.weight and tasks.{kind}.heldout must be 0 or more")
+        if task.datasets and task.path is not None:
+            raise ConjointError(f"give tasks.{kind}.path or tasks.{kind}.datasets, not both")
+        if task.datasets and "logic" not in cfg.reward.kinds.get(kind, ()):
+            raise ConjointError(
+                f"tasks.{kind}.datasets is verified by the logic reward; set "
+                f"reward.kinds.{kind}=[logic]"
+            )
         if not cfg.reward.kinds.get(kind):
             raise ConjointError(
                 f"tasks.{kind} has no reward; {suggest(kind, cfg.reward.kinds)} (a kind of your "

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from rewards import code, critic, faithfulness, instructions, judge, math, safety
+from rewards import code, critic, faithfulness, instructions, judge, logic, math, safety
 from rewards.base import Example, RewardFn
 from rewards.code import CodeReward
 from rewards.combine import each
@@ -11,7 +11,8 @@ from rewards.critic import critic_reward
 from rewards.faithfulness import faithfulness_reward
 from rewards.instructions import instructions_reward
 from rewards.judge import Judge, rubric_reward
-from rewards.math import close_math, math_score
+from rewards.logic import LogicVerifier, close_logic
+from rewards.math import close_math, math_verifier
 from rewards.plugins import PluginConfig, PluginReward, load_plugin
 from rewards.probes import stock_examples
 from rewards.rubrics import Rubric, load_rubrics
@@ -20,13 +21,14 @@ from rewards.sandbox.base import Sandbox
 from rl.scoring import RewardConfig
 from rl.types import ConjointError
 
-BUILT_IN = ("math", "code", "instructions", "ifeval", "faithfulness", "safety", "rubric", "critic")
+BUILT_IN = ("math", "code", "instructions", "ifeval", "logic", "faithfulness", "safety", "rubric", "critic")
 
 _MODULES = {
     "math": math,
     "code": code,
     "instructions": instructions,
     "ifeval": instructions,
+    "logic": logic,
     "faithfulness": faithfulness,
     "safety": safety,
     "rubric": judge,
@@ -47,6 +49,7 @@ class Plugins:
         for plugin in self.by_name.values():
             plugin.close()
         close_math()
+        close_logic()
 
 
 def load_plugins(cfg: RewardConfig) -> Plugins:
@@ -77,14 +80,21 @@ def examples_of(name: str) -> list[Example]:
 
 
 def reward_table(
-    cfg: RewardConfig, sandbox: Sandbox, judge: Judge, rubrics: list[Rubric], plugins: Plugins
+    cfg: RewardConfig,
+    sandbox: Sandbox,
+    judge: Judge,
+    rubrics: list[Rubric],
+    plugins: Plugins,
+    isolation: str = "auto",
 ) -> RewardTable:
-    """The rewards of every kind; `rubric` is left out where no rubric is chosen."""
+    """The rewards of every kind; `rubric` is left out where no rubric is chosen. `isolation` is the
+    tier of the jails that verifiers run in (`SandboxConfig.isolation`)."""
     built_in: dict[str, Callable[[], RewardFn]] = {
-        "math": lambda: each("math", math_score),
+        "math": lambda: each("math", math_verifier(isolation)),
         "code": lambda: CodeReward(sandbox, cfg.code),
         "instructions": lambda: instructions_reward(judge, cfg.instructions),
         "ifeval": lambda: instructions_reward(judge, cfg.instructions, "ifeval"),
+        "logic": lambda: each("logic", LogicVerifier(cfg.logic_partial, isolation)),
         "faithfulness": lambda: faithfulness_reward(judge),
         "safety": lambda: safety_reward(judge, *load_rubrics([cfg.safety_rubric])),
         "rubric": lambda: rubric_reward(judge, rubrics),

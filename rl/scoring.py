@@ -13,6 +13,7 @@ DEFAULT_KINDS: dict[str, list[str]] = {
     "math": ["math"],
     "code": ["code"],
     "instruction": ["instructions"],
+    "logic": ["logic"],
     "faithfulness": ["faithfulness"],
     "safety": ["safety"],
     "open": ["rubric"],
@@ -23,8 +24,8 @@ DEFAULT_KINDS: dict[str, list[str]] = {
 @dataclass(frozen=True, slots=True)
 class RewardConfig:
     kinds: dict[str, list[str]] = field(default_factory=lambda: dict(DEFAULT_KINDS))
-    """Task kind -> its rewards: math, code, instructions (or ifeval, the same), faithfulness,
-    safety, rubric, critic, or `module:function`."""
+    """Task kind -> its rewards: math, code, instructions (or ifeval, the same), logic,
+    faithfulness, safety, rubric, critic, or `module:function`."""
     weights: dict[str, float] = field(default_factory=dict)
     """Weight of a reward where a kind has several; 1 where it is not named."""
     rubrics: list[str] = field(
@@ -42,6 +43,8 @@ class RewardConfig:
     safety_rubric: str = "safety"
     """The rubric of the safety reward: a shipped name or the path of a YAML file."""
     instructions: InstructionsConfig = field(default_factory=InstructionsConfig)
+    logic_partial: bool = False
+    """Pay the logic reward's partial scores too; otherwise only a score of 1 pays."""
     deadline_s: float = 10.0
     """Seconds that a reward of your own has for one call."""
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)

@@ -7,8 +7,9 @@ from typing import Any
 
 from envs.mixture import CRITIC, Mixture, MixtureConfig, Source, split_rows
 from envs.sources.dataset import DatasetSource
+from envs.sources.gym import GymSource
 from envs.sources.nano import SOURCES, VERIFIABLE, verifiable_pairs
-from rewards import code, faithfulness, instructions, safety
+from rewards import code, faithfulness, instructions, logic, safety
 from rewards import math as math_reward
 from rewards.sandbox import backend, languages
 from rewards.sandbox.base import SandboxConfig
@@ -22,6 +23,7 @@ REFERENCE_CHECKS: dict[str, Callable[[Any], None]] = {
     "code": code.validate_reference,
     "instructions": instructions.validate_reference,
     "ifeval": instructions.validate_reference,
+    "logic": logic.validate_reference,
     "faithfulness": faithfulness.validate_reference,
     "safety": safety.validate_reference,
 }
@@ -82,10 +84,12 @@ def _split(cfg: Config, kind: str, task: TaskConfig) -> tuple[Source, Source | N
         validate = (lambda _, reference: check(reference)) if check else None
         rows = DatasetSource(task.path, kind, suffix=task.prompt_suffix, validate=validate)
         return split_rows(rows, task.heldout, cfg.eval.seed)
+    if task.datasets:
+        return _gym(cfg, kind, task, "train"), _gym(cfg, kind, task, "heldout")
     if kind not in SOURCES:
         raise ConjointError(
-            f"tasks.{kind}.path is not set, and there is no procedural source of kind {kind}; "
-            f"known are {', '.join(SOURCES)}"
+            f"tasks.{kind} has neither path nor datasets, and there is no procedural source of "
+            f"kind {kind}; known are {', '.join(SOURCES)}"
         )
     return SOURCES[kind]("train", cfg.seed), SOURCES[kind]("heldout", cfg.eval.seed)
 
@@ -107,6 +111,20 @@ def _code_check(sandbox: SandboxConfig, answers_known: bool) -> Callable[[Any], 
             raise ValueError(f"reference.language is {language}; {why}")
 
     return check
+
+
+def _gym(cfg: Config, kind: str, task: TaskConfig, split: str) -> GymSource:
+    return GymSource(
+        task.datasets,
+        split,
+        cfg.seed if split == "train" else cfg.eval.seed,
+        kind=kind,
+        suffix=task.prompt_suffix,
+        partial=cfg.reward.logic_partial,
+        # One look is enough: both splits come from the same dataset.
+        allow_gameable=task.allow_gameable or split == "heldout",
+        isolation=cfg.sandbox.isolation,
+    )
 
 
 def _judge_pairs(cfg: Config) -> list[tuple[Task, str, str]]:

@@ -63,7 +63,14 @@ class Grader:
         self._plugins = plugins or Plugins({})
         judged = any("rubric" in names for names in reward.kinds.values())
         rubrics = load_rubrics(reward.rubrics) if judged else []
-        table = reward_table(reward, self._sandbox, Judge(judge), rubrics, self._plugins)
+        table = reward_table(
+            reward,
+            self._sandbox,
+            Judge(judge),
+            rubrics,
+            self._plugins,
+            cfg.sandbox.isolation,
+        )
         self._scorer = Scorer(table, RewardContext(seed=cfg.seed, judge=self._endpoint))
 
     def check(self, tasks: Iterable[Task]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from rewards import gym
 from rewards.base import Example
 from rewards.extract import visible_text
+from rewards.sandbox import codec
 from rewards.sandbox.verifier import VerifierPool
 from rewards.worker import DeadlinePassed, PoolUnavailable, WorkerDied, WorkerError
 from rl.types import ConjointError, Outcome, Score, Task
@@ -118,3 +119,44 @@ class LogicVerifier:
             return Score.of(NAME, 0.0, f"answered {shown!r}, which was refused: {refused}")
         paid = value if self._partial or value >= 1.0 else 0.0
         return Score.of(NAME, paid, f"answered {shown!r}, scored {value:g} by {row['dataset']}")
+
+
+def examples() -> list[Example]:
+    """Rows of two datasets that evaluate an answer or read one strictly, for the probes."""
+    question = "State the final answer to the following arithmetic problem: 4 - 1 - 7 ="
+    sums = _example_task(question, "chain_sum", "-4", {"expression": "4 - 1 - 7"})
+    integral = _example_task(
+        "Calculate the antiderivative: ∫ 2*x dx",
+        "simple_integration",
+        "x**2 + C",
+        {"integrand": "2*x", "variable": "x"},
+    )
+    forged = "__import__('os').write(3, b'[\"value\", [1.0, \"\"]]\\n') or __import__('os')._exit(0)"
+    return [
+        Example(
+            sums,
+            "4 - 1 is 3, and 3 - 7 is <answer>-4</answer>",
+            {
+                "several answers": "<answer>-4 or -5 or -6</answer>",
+                "answers one after the other": "<answer>-4</answer> or <answer>-5</answer>",
+                "the problem restated": "<answer>4 - 1 - 7</answer>",
+                "answer in the thinking only": "<think><answer>-4</answer></think>It is hard.",
+                "answer never closed": "<answer>-4",
+            },
+        ),
+        Example(
+            integral,
+            "<answer>x**2 + C</answer>",
+            {
+                "the problem restated": "<answer>Integral(2*x, x)</answer>",
+                "code that writes a score": f"<answer>{forged}</answer>",
+                "a power tower": "<answer>9**9**9**9**9 + x**2</answer>",
+            },
+        ),
+    ]
+
+
+def _example_task(question: str, dataset: str, answer: str, metadata: dict[str, Any]) -> Task:
+    entry = codec.encode({"question": question, "answer": answer, "metadata": metadata})
+    row = reference(dataset, {}, 0, 1, answer, entry)
+    return Task.make(NAME, f"{question}\n{ANSWER_FORM}", row, {"source": "reasoning_gym"})

@@ -17,7 +17,7 @@ from rewards.sandbox import codec
 LEVEL = "level"
 """The difficulty key that every dataset with a curriculum has, besides its own."""
 _OURS = ("seed", "size")
-_CALL_EVAL = ("binary_matrix", "n_queens", "spiral_matrix", "string_insertion")
+CALL_EVAL = ("binary_matrix", "n_queens", "spiral_matrix", "string_insertion")
 """Datasets that call `eval` on an answer, where they expect a list."""
 _CALL_PARSE_EXPR = ("countdown", "puzzle24")
 """Datasets that call `parse_expr`; three more call it as `sympy.parse_expr`."""
@@ -62,7 +62,7 @@ def _disarm() -> None:
 
     sympy.parse_expr = parse_formula
     for names, function, safe in (
-        (_CALL_EVAL, "eval", ast.literal_eval),
+        (CALL_EVAL, "eval", ast.literal_eval),
         (_CALL_PARSE_EXPR, "parse_expr", parse_formula),
     ):
         for name in names:

@@ -60,7 +60,7 @@ def test_no_answer_of_any_dataset_touches_a_file_or_writes_its_own_score(
             "__import__('os').write(3, b'[\"value\", [1.0, \"\"]]\\n'), __import__('os')._exit(0))"
         )
         ((_, _, entry),) = await pool.call(gym.draw, name, {}, 3, 1, 0, 1, deadline_s=60.0)
-        for text in (answer, f"[{answer}]"):
+        for text in (answer, f"[{answer}]") if name in gym.CALL_EVAL else (answer,):
             value, _ = await pool.call(gym.score, name, {}, 3, 1, entry, text, deadline_s=60.0)
             assert name in PAYS_ANY_TEXT or value is None or value < 1.0, name
 
@@ -131,14 +131,16 @@ def test_only_a_full_score_is_paid_unless_partial_credit_is_asked_for(pool: Veri
 def test_an_answer_that_hangs_scores_0_as_timeout(
     pool: VerifierPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "deadline_s", 3.0)
+    monkeypatch.setattr(pool, "deadline_s", 1.0)
     task = examples()[1].task
     result = score(task, "<answer>9**9**9**9**9</answer>")
     assert (result.value, result.outcome) == (0.0, Outcome.TIMEOUT)
-    assert score(task, examples()[1].right).value == 1.0
 
 
-def test_each_example_is_paid_and_none_of_its_cheats(pool: VerifierPool) -> None:
+def test_each_example_is_paid_and_none_of_its_cheats(
+    pool: VerifierPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "deadline_s", 3.0)
     for example in examples():
         assert score(example.task, example.right).value == 1.0
         for name, cheat in example.cheats.items():
@@ -204,8 +206,8 @@ def test_rows_are_pure_in_seed_and_index_and_survive_json(pool: VerifierPool) ->
 def test_no_question_is_in_both_splits(pool: VerifierPool) -> None:
     easy = {"chain_sum": {"min_terms": 2, "max_terms": 2, "max_digits": 1, "min_digits": 1}}
     train, heldout = source(pool, easy), source(pool, easy, "heldout", seed=7)
-    asked = {train.task(i).prompt for i in range(200)}
-    assert len(asked) > 20 and asked.isdisjoint({heldout.task(i).prompt for i in range(100)})
+    asked = {train.task(i).prompt for i in range(60)}
+    assert len(asked) > 20 and asked.isdisjoint({heldout.task(i).prompt for i in range(30)})
 
 
 def test_difficulty_is_the_datasets_own_keys_and_a_level(pool: VerifierPool) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from rewards import symbolic
 from rewards.exact import clean, quantity
 from rewards.extract import final_answer
+from rewards.numeric import same_value
 from rewards.sandbox.verifier import VerifierPool
 from rewards.worker import DeadlinePassed, FunctionRaised, PoolUnavailable, WorkerDied
 from rl.types import ConjointError, Outcome, Score, Task
@@ -37,7 +38,7 @@ _MAX_ITEMS = 12
 class MathConfig:
     """Limits of the symbolic comparison; exact and textual verdicts need none."""
 
-    deadline_s: float = 2.0
+    deadline_s: float = 1.5
     """Wall seconds for one comparison by sympy; longer is status `timeout`, score 0."""
     workers: int = 1
     """Comparisons at once; no process is started until an answer needs one."""
@@ -213,6 +214,8 @@ class MathVerifier:
             return _verdict(False)
         if refused := symbolic.refusal(answer, gold):
             return _verdict(False, refused)
+        if not _RELATION.search(gold) and (decided := same_value(gold, answer)) is not None:
+            return _verdict(decided)
         key = (gold, answer)
         if key in self._memo:
             self._memo.move_to_end(key)

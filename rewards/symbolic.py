@@ -6,6 +6,7 @@ runs, and is imported, in the verifier profile of the jail only.
 """
 
 import re
+from typing import Any
 
 _MAX_LENGTH = 300
 _MAX_DEPTH = 12
@@ -133,3 +134,14 @@ def equal(gold: str, answer: str) -> bool:
     return bool(
         verify(gold_forms, answer_forms, float_rounding=12, strict=True, timeout_seconds=None)
     )
+
+
+def plain_verdict(gold: str, response: str) -> bool:
+    """math-verify as it comes, time-outs off: what `conjoint bench rewards` compares with. Not for
+    a model's text, on which it hangs."""
+    from math_verify import parse, verify
+
+    none: Any = None
+    golds = parse(f"${gold}$", parsing_timeout=none)
+    answers = parse(response, parsing_timeout=none)
+    return bool(verify(golds, answers, timeout_seconds=none))

@@ -131,7 +131,9 @@ def examples() -> list[Example]:
         "x**2 + C",
         {"integrand": "2*x", "variable": "x"},
     )
-    forged = "__import__('os').write(3, b'[\"value\", [1.0, \"\"]]\\n') or __import__('os')._exit(0)"
+    forged = (
+        "__import__('os').write(3, b'[\"value\", [1.0, \"\"]]\\n') or __import__('os')._exit(0)"
+    )
     return [
         Example(
             sums,

@@ -30,6 +30,7 @@ _LETTER = re.compile(r"(?<![\\A-Za-z])[^\W\d_]")
 _RELATION = re.compile(r"[=<>]|\\(?:leq?|geq?|lt|gt|neq?|in|approx|sim|equiv|cong)(?![A-Za-z])")
 _CHOICE = re.compile(r"(?:\\text\s*\{)?\s*\(?([A-J])\)?\s*\}?\s*(?:[.):\s].*)?")
 _OTHER_CHOICE = re.compile(r"(?<![A-Za-z\\])[A-J](?![A-Za-z])")
+_MATRIX = re.compile(r"\\begin\{([pb]matrix)\}(.*)\\end\{\1\}", re.DOTALL)
 _OPENING, _CLOSING = "([{", ")]}"
 _MAX_ITEMS = 12
 
@@ -177,6 +178,12 @@ class MathVerifier:
         gold_union, union = _split(gold, "\\cup"), _split(answer, "\\cup")
         if len(gold_union) > 1 and len(gold_union) == len(union):
             return await self._equal_items(gold_union, union, ordered=False)
+        gold_rows, rows = _matrix(gold), _matrix(answer)
+        if gold_rows and rows:
+            if [len(row) for row in gold_rows] != [len(row) for row in rows]:
+                return _verdict(False, "a matrix of another size")
+            entries = (tuple(entry for row in both for entry in row) for both in (gold_rows, rows))
+            return await self._equal_items(*entries, ordered=True)
         gold_shape, shape = _shape(gold), _shape(answer)
         if gold_shape is None and shape is None:
             return await self._equal_formulas(gold, answer)
@@ -306,6 +313,14 @@ def _assignment(text: str) -> tuple[str, str]:
     if _RELATION.search(value) or value in ("", name) or lettered:
         return "", text
     return name, value
+
+
+def _matrix(text: str) -> tuple[tuple[str, ...], ...]:
+    """Rows of entries of a matrix in round or square brackets; () for what is none."""
+    match = _MATRIX.fullmatch(text.strip())
+    if match is None or "\\begin" in match.group(2):
+        return ()
+    return tuple(_split(row, "&") for row in _split(match.group(2), "\\\\") if row)
 
 
 def _shape(text: str) -> _Shape | None:

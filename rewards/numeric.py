@@ -12,11 +12,13 @@ from random import Random
 
 _CONTEXT = Context(prec=60)
 _SAME = Decimal("1e-45")
-_OTHER = Decimal("1e-30")
+_OTHER = Decimal("1e-40")
 _POINTS = 3
 _MAX_POWER = 1_000
 _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899")
-_TOKEN = re.compile(r"\s*(?:([0-9]+(?:\.[0-9]+)?|\.[0-9]+)|(\\[A-Za-z]+)|([A-Za-z])|(.))", re.DOTALL)
+_TOKEN = re.compile(
+    r"\s*(?:([0-9]+(?:\.[0-9]+)?|\.[0-9]+)|(\\[A-Za-z]+)|([A-Za-z])|(.))", re.DOTALL
+)
 _TIMES = ("\\cdot", "\\times", "*")
 _OPENERS = ("(", "{", "\\frac", "\\sqrt", "\\pi")
 

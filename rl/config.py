@@ -58,8 +58,8 @@ class TaskConfig:
     heldout: int = 0
     """Rows of the file kept apart for evaluation, chosen by the hash of their content."""
     datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """reasoning-gym dataset -> its difficulty keys ({} for its defaults), drawn from in turn instead
-    of a file; the kind's reward is `logic`."""
+    """reasoning-gym dataset -> its difficulty keys ({} for its defaults), drawn from in turn
+    instead of a file; the kind's reward is `logic`."""
     allow_gameable: bool = False
     """Take datasets that pay for junk answers too."""
 

@@ -129,9 +129,7 @@ class VerifierPool:
 
         return self._submit(one)
 
-    def _submit(
-        self, use: Callable[["_VerifierJail"], Coroutine[Any, Any, Any]]
-    ) -> "Future[Any]":
+    def _submit(self, use: Callable[["_VerifierJail"], Coroutine[Any, Any, Any]]) -> "Future[Any]":
         """Run `use` in the pool's own loop: calls may come from any loop, one after another."""
         with self._lock:
             if self._jail is None or self._loop is None:

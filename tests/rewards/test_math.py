@@ -10,6 +10,8 @@ import pytest
 from rewards import symbolic
 from rewards.extract import final_answer, visible_text
 from rewards.math import MathConfig, MathVerifier, reference_answer, validate_reference
+from rewards.numeric import same_value
+from rl.bench import math_bench
 from rl.types import ConjointError, Outcome, Score, Task
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -67,6 +69,23 @@ def test_gsm8k_solutions_pass_and_changed_ones_do_not() -> None:
     assert not verifier.started, "numbers never need sympy"
 
 
+def test_every_solution_of_gsm8k_is_paid_and_none_with_its_number_changed() -> None:
+    verifier = MathVerifier()
+    table = rows("gsm8k_test.jsonl")
+    assert len(table) == 1319
+
+    async def grade() -> None:
+        for row in table:
+            task = Task.make("math", row["question"], row["answer"])
+            working, _, number = row["answer"].rpartition("#### ")
+            changed = f"{working}#### {int(number.replace(',', '')) + 1}"
+            assert (await verifier(task, row["answer"])).value == 1.0, row["answer"]
+            assert (await verifier(task, changed)).value == 0.0, changed
+
+    asyncio.run(grade())
+    assert not verifier.started
+
+
 @pytest.mark.parametrize(
     ("gold", "answer"),
     [
@@ -88,6 +107,15 @@ def test_gsm8k_solutions_pass_and_changed_ones_do_not() -> None:
         ("Monday", "\\text{monday}"),
         ("\\{1,2\\}", "\\{2,1\\}"),
         ("(1,2]", "\\left(1, 2\\right]"),
+        (
+            "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}",
+            "\\begin{bmatrix} 1 & 2.0 \\\\ 3 & 4 \\end{bmatrix}",
+        ),
+        ("2\\sqrt{3}", "\\sqrt{12}"),
+        ("\\frac{\\sqrt{3}}{3}", "\\frac{1}{\\sqrt{3}}"),
+        ("x^2+5x+6", "(x+2)(x+3)"),
+        ("\\frac{x}{2}", "0.5x"),
+        ("\\frac12\\pi", "\\frac{\\pi}{2}"),
         (42, "42"),
         (0.25, "\\dfrac{1}{4}"),
     ],
@@ -133,6 +161,11 @@ def test_equal_answers_pay_without_a_worker(gold: object, answer: str) -> None:
         ("(1,2)", "(2,1)"),
         ("(1,2]", "[1,2]"),
         ("1,2", "1,2,3"),
+        ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix}2\\\\1\\end{pmatrix}"),
+        ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix}1&2\\end{pmatrix}"),
+        ("\\pi", "3.14159265358979323846264338327950288"),
+        ("x^2+5x+6", "(x-2)(x-3)"),
+        ("-x^2", "(-x)^2"),
     ],
 )
 def test_stuffed_restated_and_lookalike_answers_do_not_pay(gold: str, answer: str) -> None:
@@ -252,6 +285,41 @@ def test_a_formula_that_hangs_sympy_scores_zero_once_and_is_remembered() -> None
         assert time.monotonic() - began < 0.5
     finally:
         verifier.close()
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("\\sqrt{x^2}", "x"),
+        ("x^{1/2}", "x^{0.5}"),
+        ("\\sin x", "x"),
+        ("2^{x}x", "2x"),
+        ("3-2i", "3-2x"),
+        ("2x", "x 2"),
+        ("\\frac{x}{0}", "x"),
+        ("\\sqrt{2}", "(((9^{999})^{999})^{999})^{999}"),
+        ("(x", "x"),
+        ("e^{163}", "2"),
+    ],
+)
+def test_what_values_cannot_tell_is_left_to_sympy(gold: str, answer: str) -> None:
+    assert same_value(gold, answer) is None
+
+
+def test_values_and_sympy_agree() -> None:
+    made = [
+        (gold, final_answer(response).answer or "", paid)
+        for gold, response, paid in math_bench.rows(60, 4, 1)
+    ]
+    told = [(same_value(gold, answer), paid) for gold, answer, paid in made if "," not in answer]
+    assert sum(value is not None for value, _ in told) > 100
+    assert all(value == paid for value, paid in told if value is not None)
+
+
+def test_the_bench_counts_verdicts_of_both_and_finds_ours_right() -> None:
+    result = math_bench.measure_math(problems=6, samples=3, seed=0)
+    assert result["answers"] == 18 and result["wrong"]["ours"] == 0
+    assert min(result["verdicts_per_second"].values()) > 0 and result["slowest_s"] > 0
 
 
 def test_long_garbage_is_read_in_linear_time() -> None:

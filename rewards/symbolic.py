@@ -91,11 +91,11 @@ _PRACTICE = (
     ("e^{i\\pi}", "-1+0i"),
     ("\\frac{\\sqrt{3}}{3}", "\\frac{1}{\\sqrt{3}}"),
 )
-"""One of each form: what a parser and sympy build on first use is kept, and every call inherits it."""
+"""One of each form: every call inherits what the parser and sympy build on first use."""
 
 
 def warm() -> None:
-    """Imports (2 s of CPU) and practice (1 s): a first verdict takes 200 ms, a later one 5 to 20."""
+    """Imports (2 s of CPU) and practice (1 s), which makes a verdict 5 to 20 ms and not 200."""
     import logging
 
     import math_verify  # noqa: F401

@@ -1,4 +1,4 @@
-"""The verifier profile of the jail: libraries that evaluate a model's text, where it can do no harm.
+"""The verifier profile of the jail: libraries that evaluate a model's text, locked in.
 
 A `VerifierPool` has the surface of `rewards/worker.py`'s `WorkerPool`. Its processes import their
 packages once, then lock themselves in as the zygotes of programs do (same tiers, user, limits and

@@ -121,28 +121,17 @@ def _wrong(verdicts: list[bool], labels: list[bool]) -> int:
 
 
 async def _ours(made: list[Row]) -> tuple[list[bool], float, float]:
-    """Our verdicts, the seconds for all of them together, and the slowest of any, hostile ones
-    among them, one after the other."""
+    """Our verdicts, one after the other; the seconds for them all; the slowest, hostile ones too."""
     verifier = MathVerifier()
+    hostile = [("\\sqrt{2}", f"\\boxed{{{bomb}}}", False) for bomb in HOSTILE]
+    verdicts, times = [], []
     try:
         await verifier.start()
-        tasks = [Task.make("math", "?", gold) for gold, *_ in made]
-        began = time.perf_counter()
-        scores = await asyncio.gather(
-            *(verifier(task, row[1]) for task, row in zip(tasks, made, strict=True))
-        )
-        seconds = time.perf_counter() - began
-        alone = MathVerifier()
-        slowest = 0.0
-        try:
-            await alone.start()
-            hostile = [("\\sqrt{2}", f"\\boxed{{{bomb}}}") for bomb in HOSTILE]
-            for gold, response in [*((g, r) for g, r, _ in made), *hostile]:
-                item = time.perf_counter()
-                await alone(Task.make("math", "?", gold), response)
-                slowest = max(slowest, time.perf_counter() - item)
-        finally:
-            alone.close()
+        for gold, response, _ in [*made, *hostile]:
+            began = time.perf_counter()
+            score = await verifier(Task.make("math", "?", gold), response)
+            times.append(time.perf_counter() - began)
+            verdicts.append(score.value == 1.0)
     finally:
         verifier.close()
-    return [score.value == 1.0 for score in scores], seconds, slowest
+    return verdicts[: len(made)], sum(times[: len(made)]), max(times)

@@ -211,7 +211,8 @@ def _plain(value: Any) -> Any:
         return kind(_plain(item) for item in value)
     for kind in (bool, int, float, complex, str, bytes):
         if isinstance(value, kind):
-            return kind(value)
+            convert: Any = kind
+            return convert(value)
     if value is None or not hasattr(value, "item"):
         return None if value is None else str(value)
     return value.item()

@@ -121,7 +121,7 @@ def _wrong(verdicts: list[bool], labels: list[bool]) -> int:
 
 
 async def _ours(made: list[Row]) -> tuple[list[bool], float, float]:
-    """Our verdicts, one after the other; the seconds for them all; the slowest, hostile ones too."""
+    """Our verdicts, one after the other; the seconds for all; the slowest, hostile ones too."""
     verifier = MathVerifier()
     hostile = [("\\sqrt{2}", f"\\boxed{{{bomb}}}", False) for bomb in HOSTILE]
     verdicts, times = [], []

@@ -24,10 +24,8 @@ _CALL_PARSE_EXPR = ("countdown", "puzzle24")
 _SYMBOLS = re.compile(r"[0-9A-Za-z\s+\-*/^().,=]{0,2000}")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*")
 _ATTRIBUTE = re.compile(r"\.\s*[A-Za-z]")
-_FUNCTIONS = frozenset(
-    ("sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "sinh", "cosh", "tanh")
-    + ("exp", "log", "ln", "sqrt", "Abs", "pi")
-)
+_TRIGONOMETRY = "sin cos tan cot sec csc asin acos atan sinh cosh tanh"
+_FUNCTIONS = frozenset((*_TRIGONOMETRY.split(), "exp", "log", "ln", "sqrt", "Abs", "pi"))
 JUNK = ("", "I do not know", "0")
 """Answers that say nothing; the prompt itself is tried as well."""
 

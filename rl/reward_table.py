@@ -21,7 +21,17 @@ from rewards.sandbox.base import Sandbox
 from rl.scoring import RewardConfig
 from rl.types import ConjointError
 
-BUILT_IN = ("math", "code", "instructions", "ifeval", "logic", "faithfulness", "safety", "rubric", "critic")
+BUILT_IN = (
+    "math",
+    "code",
+    "instructions",
+    "ifeval",
+    "logic",
+    "faithfulness",
+    "safety",
+    "rubric",
+    "critic",
+)
 
 _MODULES = {
     "math": math,

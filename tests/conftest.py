@@ -9,6 +9,7 @@ JAILS = (
     "tests/rewards/sandbox/",
     "tests/rewards/test_code",
     "tests/rl/data_tools/test_validate",
+    "tests/test_docs_data_tools",
     "tests/rl/grade/",
 )
 

@@ -149,62 +149,9 @@ class SuitesConfig(SampleConfig):
             raise ConjointError(f"limit={self.limit} must be at least 1")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DifficultyConfig(SampleConfig):
-    """`conjoint data difficulty`."""
-
-    input: str = ""
-    """A .jsonl or .parquet file of task rows, as in tasks.KIND.path."""
-    output: str = ""
-    """A .jsonl file that does not exist yet: the rows that stay, each with its `pass_rate`."""
-    kind: str = "math"
-    """Task kind of the rows; it says how they are graded."""
-    prompt_suffix: str = ""
-    """Added to each prompt, as in tasks.KIND.prompt_suffix."""
-    k: int = 10
-    """Answers a task (Kimi k1.5 takes 10)."""
-    low: float = 0.1
-    """Rows with a lower pass rate are too hard."""
-    high: float = 0.9
-    """Rows with a higher pass rate are too easy."""
-    limit: int | None = None
-    """Only the first so many rows; null: all."""
-
-    def validate(self) -> None:
-        SampleConfig.validate(self)
-        if not 0 <= self.low <= self.high <= 1:
-            raise ConjointError(
-                f"low={self.low} and high={self.high} must be pass rates from 0 to 1, low first"
-            )
-        if self.limit is not None and self.limit < 1:
-            raise ConjointError(f"limit={self.limit} must be at least 1")
-        if not self.input or not self.output.endswith(".jsonl"):
-            raise ConjointError(
-                "give input=FILE with the rows (.jsonl or .parquet), and output=FILE (.jsonl) for "
-                "those that stay"
-            )
-        for path, problem in _problems(Path(self.output).expanduser()):
-            raise ConjointError(f"output={path}: {problem}")
-
-
-def _problems(path: Path) -> list[tuple[Path, str]]:
-    if path.exists():
-        return [(path, "it exists already and is not overwritten; name another file")]
-    if not path.absolute().parent.is_dir():
-        return [(path, f"there is no folder {path.absolute().parent}; make it first")]
-    return []
-
-
 def load_suites(overrides: Sequence[str]) -> SuitesConfig:
     """The checked config of `conjoint eval`. Raises ConjointError."""
     cfg = typed(SuitesConfig, _composed([_listed(o) for o in overrides], SuitesConfig))
-    cfg.validate()
-    return cfg
-
-
-def load_difficulty(overrides: Sequence[str]) -> DifficultyConfig:
-    """The checked config of `conjoint data difficulty`. Raises ConjointError."""
-    cfg = load_sampled(DifficultyConfig, overrides)
     cfg.validate()
     return cfg
 

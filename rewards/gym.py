@@ -146,7 +146,7 @@ def junk_pay(
     number. Without `partial` only a score of 1 pays.
     """
     dataset = _dataset(name, config, seed, size)
-    paid = dict.fromkeys((*JUNK, "prompt"), 0.0)
+    paid: dict[str, float] = dict.fromkeys((*JUNK, "prompt"), 0.0)
     for index in range(size):
         entry = dataset[index]
         for junk in paid:

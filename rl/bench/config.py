@@ -24,9 +24,13 @@ REWARD_TARGETS = {
     "soak_left_landlock": 0.0,
     "soak_growth_mb_namespaces": 4.0,
     "soak_growth_mb_landlock": 4.0,
+    "math_speedup": 15.0,
+    "math_wrong_more": 0.0,
+    "math_slowest_s": 2.0,
 }
-"""Of `conjoint bench rewards`: programs a second, p50 over that of a bare fork, what is left."""
-_MOST = ("overhead_ms", "soak_left", "soak_growth_mb")
+"""Of `conjoint bench rewards`: programs a second, p50 over that of a bare fork, what is left;
+verdicts a second over math-verify's, wrong verdicts more than its, and the slowest verdict."""
+_MOST = ("overhead_ms", "soak_left", "soak_growth_mb", "math_wrong", "math_slowest")
 AT_MOST = ("head_memory", "head_time", *(n for n in REWARD_TARGETS if n.startswith(_MOST)))
 """The others are at least."""
 
@@ -49,12 +53,14 @@ class BenchConfig:
     """Trained tokens of the loss head's own measurement."""
     programs: int = 200
     """`rewards`: programs of each round."""
+    problems: int = 64
+    """`rewards`: problems of the mathematics part, each with `group_size` answers."""
     soak: int = 0
     """`rewards`: jobs of the soak, at the end; 0 leaves it out."""
     targets: dict[str, float] = field(default_factory=lambda: TARGETS | REWARD_TARGETS)
 
     def validate(self) -> None:
-        for key in ("groups", "repeats", "head_tokens", "programs"):
+        for key in ("groups", "repeats", "head_tokens", "programs", "problems"):
             if getattr(self, key) < 1:
                 raise ConjointError(f"bench.{key} must be at least 1, not {getattr(self, key)}")
         if self.group_size < 2:

@@ -4,12 +4,26 @@ from typing import Any
 
 from rl.bench.config import judged
 from rl.bench.jail_bench import measure_jail
+from rl.bench.math_bench import measure_math
 from rl.config import Config
 
 
 def measure(cfg: Config) -> dict[str, Any]:
     """{"ratios": {NAME: {value, target, met, runs}}, "setting": {...}}; takes a minute or two."""
     figures, setting = measure_jail(cfg.bench, cfg.sandbox)
+    found = measure_math(cfg.bench.problems, cfg.bench.group_size, cfg.seed)
+    wrong = found["wrong"]
+    figures |= {
+        "math_speedup": (
+            found["speedup"],
+            {k: [v] for k, v in found["verdicts_per_second"].items()},
+        ),
+        "math_wrong_more": (
+            float(wrong["ours"] - wrong["math_verify"]),
+            {k: [float(v)] for k, v in wrong.items()},
+        ),
+        "math_slowest_s": (found["slowest_s"], {"answers": [float(found["answers"])]}),
+    }
     return {
         "ratios": {
             name: judged(name, value, cfg.bench.targets, runs)

@@ -91,15 +91,21 @@ def test_bench_rewards_sets_each_figure_of_the_jail_beside_its_target(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     file = tmp_path / "bench.json"
-    small = ["bench.programs=3", "bench.repeats=1", "bench.soak=5", "sandbox.workers=1"]
+    small = [
+        "bench.programs=3",
+        "bench.repeats=1",
+        "bench.soak=5",
+        "sandbox.workers=1",
+        "bench.problems=3",
+    ]
     targets = {name: 1e9 if name in AT_MOST else 0 for name in REWARD_TARGETS}
     given = "bench.targets={" + ", ".join(f"{k}: {v}" for k, v in targets.items()) + "}"
     assert run("rewards", [f"output={file}", given, *small]) == 0
     result = json.loads(file.read_text())
     lacking = result["setting"].get("not on this machine", {})
-    tiers = {name.rpartition("_")[2] for name in REWARD_TARGETS}
-    assert tiers == {"namespaces", "landlock"}
-    absent = {name for name in REWARD_TARGETS if f"fork_{name.rpartition('_')[2]}" in lacking}
+    of_jail = {name for name in REWARD_TARGETS if not name.startswith("math")}
+    assert {name.rpartition("_")[2] for name in of_jail} == {"namespaces", "landlock"}
+    absent = {name for name in of_jail if f"fork_{name.rpartition('_')[2]}" in lacking}
     assert result["ratios"].keys() == REWARD_TARGETS.keys() - absent
     for name, ratio in result["ratios"].items():
         assert ratio["met"] and ratio["target"] == targets[name]
@@ -112,12 +118,20 @@ def test_bench_rewards_sets_each_figure_of_the_jail_beside_its_target(
             assert ratio["value"] == pytest.approx(1000 * (sorted(jailed)[1] - sorted(bare)[1]))
         if name.startswith("soak_left"):
             assert ratio["value"] == 0
+        if name == "math_speedup":
+            assert ratio["value"] == pytest.approx(runs["ours"][0] / runs["math_verify"][0])
     assert "overhead_ms" in capsys.readouterr().out
 
 
 def test_a_missed_target_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     figures = {"fork_landlock": (249.0, {"fork_landlock": [249.0]})}
     monkeypatch.setattr(rewards_bench, "measure_jail", lambda *_: (figures, {}))
+    same = {"ours": 0, "math_verify": 0}
+    rates = {"ours": 2.0, "math_verify": 0.1}
+    math = {"speedup": 20.0, "verdicts_per_second": rates, "wrong": same}
+    monkeypatch.setattr(
+        rewards_bench, "measure_math", lambda *_: {**math, "slowest_s": 1.0, "answers": 1}
+    )
     assert run("rewards", []) == 1
     assert run("rewards", ["bench.targets.fork_landlock=249"]) == 0
 

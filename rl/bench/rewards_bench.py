@@ -12,11 +12,11 @@ def measure(cfg: Config) -> dict[str, Any]:
     """{"ratios": {NAME: {value, target, met, runs}}, "setting": {...}}; takes a minute or two."""
     figures, setting = measure_jail(cfg.bench, cfg.sandbox)
     found = measure_math(cfg.bench.problems, cfg.bench.group_size, cfg.seed)
-    wrong = found["wrong"]
+    rates, wrong = found["verdicts_per_second"], found["wrong"]
     figures |= {
         "math_speedup": (
             found["speedup"],
-            {k: [v] for k, v in found["verdicts_per_second"].items()},
+            {k: [v] for k, v in rates.items()},
         ),
         "math_wrong_more": (
             float(wrong["ours"] - wrong["math_verify"]),

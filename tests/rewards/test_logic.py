@@ -18,6 +18,7 @@ from rewards.logic import (
     gym_pool,
     validate_reference,
 )
+from rewards.sandbox import calls
 from rewards.sandbox.base import SandboxUnavailable
 from rewards.sandbox.verifier import VerifierPool
 from rl.config import load_config
@@ -53,21 +54,31 @@ def test_no_answer_of_any_dataset_touches_a_file_or_writes_its_own_score(
     names = pool.call_blocking(gym.names)
     assert len(names) == 105 and "composite" not in names
 
-    async def attack(name: str) -> None:
-        file = tmp_path / name
-        answer = (
-            f"(__import__('os').system('touch {file}'), open('{file}', 'w'), "
-            "__import__('os').write(3, b'[\"value\", [1.0, \"\"]]\\n'), __import__('os')._exit(0))"
-        )
-        ((_, _, entry),) = await pool.call(gym.draw, name, {}, 3, 1, 0, 1, deadline_s=60.0)
-        for text in (answer, f"[{answer}]") if name in gym.CALL_EVAL else (answer,):
-            value, _ = await pool.call(gym.score, name, {}, 3, 1, entry, text, deadline_s=60.0)
-            assert name in PAYS_ANY_TEXT or value is None or value < 1.0, name
+    # Sixteen a call: a fork for each would take as long again. What kills a call would be seen.
+    source = (
+        "from rewards import gym\n"
+        "rows = {name: gym.draw(name, {}, 3, 1, 0, 1)[0][2] for name in NAMES}\n"
+        "for name, entry in rows.items():\n"
+        "    for text in (ANSWER, f'[{ANSWER}]'):\n"
+        "        value, _ = gym.score(name, {}, 3, 1, entry, text)\n"
+        "        if value == 1.0: print(name)\n"
+        "print('done')"
+    )
+    file = tmp_path / "sbx_pwn"
+    answer = (
+        f"(__import__('os').system('touch {file}'), open('{file}', 'w'), "
+        "__import__('os').write(3, b'[\"value\", \"forged\"]\\n'), __import__('os')._exit(0))"
+    )
 
-    async def attack_all() -> None:
-        await asyncio.gather(*map(attack, names))
+    async def attack(part: list[str]) -> str:
+        head = f"NAMES = {part!r}\nANSWER = {answer!r}\n"
+        return await pool.call(calls.attempt, head + source, deadline_s=120.0)
 
-    asyncio.run(attack_all())
+    async def attack_all() -> list[str]:
+        return await asyncio.gather(*(attack(names[i : i + 16]) for i in range(0, 105, 16)))
+
+    for printed in asyncio.run(attack_all()):
+        assert set(printed.split()) - PAYS_ANY_TEXT == {"done"}
     assert not list(tmp_path.iterdir())
 
 

@@ -139,7 +139,7 @@ def test_arguments_must_be_json_and_functions_named(pool: VerifierPool) -> None:
 def test_without_a_tier_nothing_runs_and_the_hint_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 
-    async def refuse(jail: object, tier: str) -> None:
+    async def refuse(jail: object, tier: str, *_: object) -> None:
         tried.append(tier)
         raise SandboxUnavailable({tier: "unshare: EPERM"}, "Use another machine.")
 

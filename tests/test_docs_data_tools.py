@@ -31,5 +31,8 @@ def test_a_command_of_the_page_prints_what_it_says(
 
 
 def test_the_page_shows_all_of_them():
-    shown = [command.split()[2] for command, _ in SHOWN]
-    assert shown == ["guessable", "decontaminate", "validate"]
+    assert [command.split()[2] for command, _ in SHOWN] == [
+        "guessable",
+        "decontaminate",
+        "validate",
+    ]

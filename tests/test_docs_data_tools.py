@@ -11,7 +11,8 @@ from scripts.main import app
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 DOC = (ROOT / "docs" / "data-tools.md").read_text(encoding="utf-8")
-SHOWN = re.findall(r"^```\n(conjoint data .*)\n(rows in: (?:.|\n)*?)^```", DOC, re.MULTILINE)
+FOUND = re.findall(r"^```\n(conjoint data .*)\n(rows in: (?:.|\n)*?)^```", DOC, re.MULTILINE)
+SHOWN = [(command, printed) for command, printed in FOUND if "model=" not in command]
 FILES = dict(re.findall(r"^`(\w+\.jsonl)`(?:.|\n)*?^```json\n((?:.|\n)*?)^```", DOC, re.MULTILINE))
 
 

@@ -152,7 +152,6 @@ def examples() -> list[Example]:
             {
                 "the problem restated": "<answer>Integral(2*x, x)</answer>",
                 "code that writes a score": f"<answer>{forged}</answer>",
-                "a power tower": "<answer>9**9**9**9**9 + x**2</answer>",
             },
         ),
     ]

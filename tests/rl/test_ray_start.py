@@ -1,0 +1,20 @@
+"""A Ray that does not come up is said in a sentence."""
+
+import pytest
+import ray
+
+from rl.config import ClusterConfig
+from rl.ray_start import start_ray
+from rl.types import StopRun
+
+
+@pytest.mark.parametrize(("address", "raised"), [(None, StopRun), ("10.0.0.1:6379", RuntimeError)])
+def test_only_a_ray_of_our_own_is_explained(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, raised: type[Exception]
+):
+    def late(**_: object) -> None:
+        raise RuntimeError("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", late)
+    with pytest.raises(raised, match="timed out during startup"):
+        start_ray(ClusterConfig(address=address))

@@ -10,6 +10,7 @@ import itertools
 import json
 import re
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ GONE = "The sandbox was not found"
 KEY = "e2b_0123456789abcdef"
 
 
-class Server:
+class Server(ABC):
     """What both have in common: a jail, counts of requests, and faults to come."""
 
     def __init__(self) -> None:
@@ -41,8 +42,8 @@ class Server:
         self.bodies: list[Any] = []
         self._jails: dict[float, LocalJail] = {}
 
-    def routes(self) -> list[Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def routes(self) -> list[Any]: ...
 
     def fault(self, request: str) -> Any:
         self.seen[request] += 1

@@ -114,14 +114,18 @@ class Score:
 class Completion:
     """What a sampler returns: n tokens and their n log-probs under the distribution sampled from.
 
-    `stop_reason` is "stop" (the policy ended), "length" (ran into max_tokens) or "abort".
+    `stop_reason` is "stop" (the policy ended), "length" (ran into max_tokens) or "abort" (taken out
+    of the engine unfinished; ask again with these tokens appended).
     """
 
     tokens: list[int]
     logprobs: list[float]
     stop_reason: str
     version: int
+    """Of the weights that drew the last token."""
     engine: str = ""
+    versions: list[int] = field(default_factory=list)
+    """One a token, where weights changed in the middle; empty: `version` drew them all."""
 
 
 class Sampler(Protocol):
@@ -171,12 +175,16 @@ class Trajectory:
         self._extend(tokens, [False] * n, [0.0] * n, [-1] * n)
 
     def extend_sampled(self, completion: Completion) -> None:
-        """Append tokens the policy drew. ValueError if log-probs and tokens differ in number."""
+        """Append tokens the policy drew. ValueError if log-probs, versions and tokens differ in
+        number."""
         n = len(completion.tokens)
-        if len(completion.logprobs) != n:
-            raise ValueError(f"{n} tokens but {len(completion.logprobs)} log-probs")
+        versions = completion.versions or [completion.version] * n
+        if not len(completion.logprobs) == len(versions) == n:
+            raise ValueError(
+                f"{n} tokens but {len(completion.logprobs)} log-probs and {len(versions)} versions"
+            )
         self.engine = completion.engine
-        self._extend(completion.tokens, [True] * n, completion.logprobs, [completion.version] * n)
+        self._extend(completion.tokens, [True] * n, completion.logprobs, versions)
 
     def _extend(
         self,

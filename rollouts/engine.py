@@ -90,11 +90,22 @@ class RolloutEngine(Sampler, Protocol):
 
     version: int
 
-    async def pause(self) -> None:
-        """Returns when no request runs; new ones wait for `resume`."""
+    @property
+    def capacity(self) -> int:
+        """Answers that fit at once, over all workers: what the scheduler admits."""
+        ...
+
+    async def pause(self, *, drain: bool = True) -> None:
+        """Nothing runs when it returns, and new requests wait for `resume`. `drain` lets what runs
+        end first; otherwise it is frozen where it is and goes on after `resume`, under the weights
+        loaded by then."""
         ...
 
     async def resume(self) -> None: ...
+
+    async def abort(self) -> None:
+        """End what runs: each call returns what it has sampled, with stop_reason "abort"."""
+        ...
 
     async def load_weights(self, sent: Sent, version: int, /) -> str:
         """Load what was sent, unless the sender did; returns the checksum of what was received."""
@@ -102,6 +113,10 @@ class RolloutEngine(Sampler, Protocol):
 
     async def prompt_logprobs(self, tokens: list[int]) -> list[float]:
         """log p(tokens[i] | tokens[:i]) for i >= 1: what the weight probe compares."""
+        ...
+
+    def drain_metrics(self) -> dict[str, float]:
+        """Counts since the last call, as `engine/...`."""
         ...
 
     async def close(self) -> None: ...

@@ -32,6 +32,7 @@ class VllmEngine:
     def __init__(self, workers: list[Any], cfg: RolloutConfig) -> None:
         self._workers = workers
         self._timeout = cfg.request_timeout_s
+        self._max_num_seqs = cfg.max_num_seqs
         self._pids: list[int] = []
         self._waiting: dict[str, _Waiting] = {}
         self._in_flight: set[asyncio.Task[None]] = set()
@@ -134,18 +135,26 @@ class VllmEngine:
                 future.set_result(self._completion(result, f"vllm-{index}"))
 
     def _completion(self, result: SampleResult, engine: str) -> Completion:
-        if any(version != self.version for version in result.versions):
-            raise StopRun(
-                f"an answer carries weight versions {result.versions}, "
-                f"the engine has {self.version}"
-            )
-        return Completion(result.tokens, result.logprobs, result.stop_reason, self.version, engine)
+        version = result.versions[-1] if result.versions else self.version
+        return Completion(
+            result.tokens, result.logprobs, result.stop_reason, version, engine, result.versions
+        )
 
-    async def pause(self) -> None:
+    @property
+    def capacity(self) -> int:
+        return self._max_num_seqs * len(self._workers)
+
+    async def pause(self, *, drain: bool = True) -> None:
         self._open.clear()
-        while self._in_flight:
+        while drain and self._in_flight:
             await asyncio.wait(self._in_flight, timeout=self._timeout)
-        await self._all("pause", stage="pause")
+        await self._all("pause", drain, stage="pause")
+
+    async def abort(self) -> None:
+        await self._all("abort", stage="abort")
+
+    def drain_metrics(self) -> dict[str, float]:
+        return {}
 
     async def resume(self) -> None:
         await self._all("resume", stage="resume")

@@ -28,7 +28,7 @@ class SampleResult:
     logprobs: list[float]
     stop_reason: str
     versions: list[int]
-    """Distinct weight versions that sampled it, in order."""
+    """Of the weights that drew each token."""
 
 
 def engine_environment(cfg: RolloutConfig) -> dict[str, str]:
@@ -88,6 +88,7 @@ class VllmWorker:
 
         self._stop_ids: list[int] = []
         self._count = 0
+        self._running: set[str] = set()
         args = AsyncEngineArgs(
             **engine_args(model, cfg, seed),
             weight_transfer_config=WeightTransferConfig(backend=_BACKENDS[backend]),
@@ -128,7 +129,7 @@ class VllmWorker:
             tokens=list(output.token_ids),
             logprobs=logprobs,
             stop_reason=str(output.finish_reason),
-            versions=[int(span.version) for span in spans],
+            versions=[int(s.version) for s in spans for _ in range(s.start, s.end)],
         )
 
     async def _final_output(self, tokens: list[int], params: Any) -> Any:
@@ -138,9 +139,14 @@ class VllmWorker:
         params.detokenize = False
         params.output_kind = RequestOutputKind.FINAL_ONLY
         self._count += 1
+        request = str(self._count)
         prompt = TokensPrompt(prompt_token_ids=tokens)
-        outputs = self._llm.generate(prompt, params, request_id=str(self._count))
-        return [output async for output in outputs][-1]
+        self._running.add(request)
+        try:
+            outputs = self._llm.generate(prompt, params, request_id=request)
+            return [output async for output in outputs][-1]
+        finally:
+            self._running.discard(request)
 
     async def prompt_logprobs(self, tokens: list[int]) -> list[float]:
         """log p(tokens[i] | tokens[:i]) at temperature 1, for i >= 1."""
@@ -153,10 +159,14 @@ class VllmWorker:
             for token, step in zip(tokens[1:], output.prompt_logprobs[1:], strict=True)
         ]
 
-    async def pause(self) -> None:
-        # clear_cache drops KV of old weights and makes prefix hits start anew each step, so that a
-        # resumed run sees the same hits as an uninterrupted one.
-        await self._llm.pause_generation(mode="wait", clear_cache=True)
+    async def pause(self, drain: bool) -> None:
+        # clear_cache drops KV of old weights, that of frozen requests too, and makes prefix hits
+        # start anew each step, so that a resumed run sees the same hits as an uninterrupted one.
+        await self._llm.pause_generation(mode="wait" if drain else "keep", clear_cache=True)
+
+    async def abort(self) -> None:
+        """Each running request returns what it has."""
+        await self._llm.abort(list(self._running))
 
     async def resume(self) -> None:
         await self._llm.resume_generation()

@@ -74,8 +74,16 @@ class FakeEngine:
         sampled = sampled[:max_tokens]
         return Completion(sampled, [-0.5] * len(sampled), stop, self.version, "fake-0")
 
-    async def pause(self) -> None:
+    capacity = 4096
+
+    async def pause(self, *, drain: bool = True) -> None:
         self.paused = True
+
+    async def abort(self) -> None:
+        return None
+
+    def drain_metrics(self) -> dict[str, float]:
+        return {}
 
     async def resume(self) -> None:
         self.paused = False

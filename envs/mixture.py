@@ -103,7 +103,7 @@ class Mixture:
             self._dropped["overflow"] += len(tasks)
             return
         # Through JSON at once, so that a resumed run's queue equals this one's.
-        self._queue.extend((self._draws, _restored(_plain(task))) for task in tasks)
+        self._queue.extend((self._draws, restored_task(plain_task(task))) for task in tasks)
         while len(self._queue) > self._config.critic_capacity:
             self._queue.popleft()
             self._dropped["overflow"] += 1
@@ -123,7 +123,7 @@ class Mixture:
             "sources": {name: _identity(source) for name, source in self._sources.items()},
             "cursors": dict(self._cursors),
             "credits": dict(self._credits),
-            "queue": [[fed, _plain(task)] for fed, task in self._queue],
+            "queue": [[fed, plain_task(task)] for fed, task in self._queue],
             "draws": self._draws,
             "dropped": dict(self._dropped),
         }
@@ -151,7 +151,7 @@ class Mixture:
             )
         self._cursors = {name: int(state["cursors"][name]) for name in self._cursors}
         self._credits = {name: float(state["credits"][name]) for name in self._credits}
-        self._queue = deque((int(fed), _restored(task)) for fed, task in state["queue"])
+        self._queue = deque((int(fed), restored_task(task)) for fed, task in state["queue"])
         self._draws = int(state["draws"])
         self._dropped = {name: int(state["dropped"][name]) for name in self._dropped}
 
@@ -245,7 +245,8 @@ def _identity(source: Source) -> list[Any]:
     return [source.kind, _length(source), getattr(source, "fingerprint", None)]
 
 
-def _plain(task: Task) -> dict[str, Any]:
+def plain_task(task: Task) -> dict[str, Any]:
+    """A task as plain JSON, for a checkpoint; raises ConjointError for what JSON cannot hold."""
     plain = {
         "id": task.id,
         "kind": task.kind,
@@ -257,11 +258,11 @@ def _plain(task: Task) -> dict[str, Any]:
         return json.loads(json.dumps(plain, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ConjointError(
-            f"the critic task {task.id} holds a value that JSON cannot ({error}); give its "
+            f"the {task.kind} task {task.id} holds a value that JSON cannot ({error}); give its "
             "reference and meta as plain values."
         ) from error
 
 
-def _restored(plain: Mapping[str, Any]) -> Task:
+def restored_task(plain: Mapping[str, Any]) -> Task:
     messages = tuple(Message(role=m["role"], content=m["content"]) for m in plain["messages"])
     return Task(plain["id"], plain["kind"], messages, plain["reference"], dict(plain["meta"]))

@@ -35,7 +35,7 @@ from rl.shape import ModelShape
 from rl.system import System
 from rl.weight_sync import PausedSync, Sender, SharedMemorySender
 from rollouts.collector import Collector
-from rollouts.episode import EpisodeLimits
+from rollouts.episode import EpisodeLimits, to_the_end
 from rollouts.renderer import Renderer
 from rollouts.vllm_engine import VllmEngine
 from rollouts.weights import buffer_path, sweep_buffers
@@ -89,7 +89,7 @@ async def _start(
     )
     for words in probes:
         console.message(words)
-    context = RewardContext(engine, renderer, cfg.seed, endpoint)
+    context = RewardContext(to_the_end(engine), renderer, cfg.seed, endpoint)
     scorer = Scorer(rewards, context)
     collector = Collector(engine, renderer, SingleTurn, cfg.seed)
     sender = _sender(cfg, engine, buffer)
@@ -102,7 +102,13 @@ async def _start(
         judge=judge,
         engine=engine,
         learner=learner,
-        weight_sync=PausedSync(cfg.weight_sync, sender, renderer.vocab_size, cfg.seed),
+        weight_sync=PausedSync(
+            cfg.weight_sync,
+            sender,
+            renderer.vocab_size,
+            cfg.seed,
+            drain=not (cfg.rollout.partial and cfg.rollout.max_staleness),
+        ),
         ptx=ptx,
         evaluator=Evaluator(
             cfg.eval,

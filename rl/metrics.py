@@ -170,7 +170,7 @@ def plain_words(groups: Sequence[Group], budgets: Budgets) -> list[str]:
     lines = []
     for kind in sorted({g.task.kind for g in groups}):
         of_kind = [g for g in groups if g.task.kind == kind and len(g.graded) > 1]
-        if of_kind and all(_is_flat(g) for g in of_kind):
+        if of_kind and all(is_flat(g) for g in of_kind):
             lines.append(_flat_line(kind, of_kind, budgets.get(kind)))
     return lines
 
@@ -195,7 +195,7 @@ def _kind_metrics(groups: Sequence[Group], budget: int | None) -> dict[str, floa
             figures["length_over_budget"] = figures["length"] / budget
     if compared:
         figures["reward_std"] = fmean(pstdev(_rewards(g)) for g in compared)
-        figures["zero_variance"] = _share(_is_flat(g) for g in compared)
+        figures["zero_variance"] = _share(is_flat(g) for g in compared)
     return figures
 
 
@@ -226,7 +226,8 @@ def _rewards(group: Group) -> list[float]:
     return [t.reward for t in group.trajectories if t.reward is not None]
 
 
-def _is_flat(group: Group) -> bool:
+def is_flat(group: Group) -> bool:
+    """Whether all rewards of a group with any are equal."""
     rewards = _rewards(group)
     return max(rewards) - min(rewards) < 1e-9
 

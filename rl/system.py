@@ -18,18 +18,21 @@ from rl.evaluate import Evaluator, heldout_mean
 from rl.guard import Guard, NonfiniteStop
 from rl.interrupt import Interrupt
 from rl.learner import Learner
-from rl.metrics import Trackers, plain_words, step_metrics
+from rl.metrics import Trackers, is_flat, plain_words, step_metrics
 from rl.ptx import PtxRow, PtxStream
 from rl.replay import write_dump
 from rl.report.summary import outcome, write_summary
 from rl.run_folder import RunFolder
 from rl.scoring import Scorer
 from rl.shape import BY_TOKENS, TokenCost
-from rl.types import ConjointError, Group, StopRun, Task
+from rl.staleness import staleness_metrics
+from rl.types import ConjointError, Group, StopRun, Task, derive_seed
 from rl.weight_sync import PausedSync
+from rollouts.budget import assign_rewards
 from rollouts.collector import Collector
 from rollouts.engine import RolloutEngine
 from rollouts.episode import EpisodeLimits
+from rollouts.scheduler import Hooks, Scheduler
 
 
 @dataclass(slots=True)
@@ -65,6 +68,11 @@ class System:
     """When this sitting, or the part of it that no checkpoint counts yet, began to start up."""
     closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     """What else must end with the run: the jail, plug-ins, the weight buffer."""
+    scheduler: Scheduler = field(init=False)
+
+    def __post_init__(self) -> None:
+        hooks = Hooks(self.mixture.next, self.limits, self._score, self._is_flat)
+        self.scheduler = Scheduler(self.cfg.rollout, self.engine, self.collector, hooks)
 
     @property
     def temperature(self) -> float:
@@ -85,6 +93,27 @@ class System:
             self.temperature,
         )
 
+    async def _score(self, group: Group, step: int) -> Group:
+        return await self.scorer.score(group, derive_seed(self.cfg.seed, step))
+
+    def _is_flat(self, group: Group) -> bool:
+        """Whether every answer has a reward and all are equal. What could not be graded must stay
+        in sight of the stop rules."""
+        cfg = self.cfg
+        assign_rewards([group], cfg.budget, cfg.reward.weights, cfg.rollout.max_tokens)
+        rewards = [t.reward for t in group.trajectories]
+        return None not in rewards and is_flat(group)
+
+    async def sync(self, version: int) -> None:
+        """Give the engines the learner's weights; unfinished answers go on under them."""
+        await self.weight_sync(self.learner, self.engine, version=version)
+        self.scheduler.advance(version)
+
+    async def pause_unless_overlapping(self) -> None:
+        """Later waves leave the machine to the learner; the weight sync resumes them."""
+        if not self.cfg.rollout.overlap:
+            await self.engine.pause(drain=not self.cfg.rollout.partial)
+
     def ptx_rows(self) -> list[PtxRow]:
         return self.ptx.next() if self.ptx else []
 
@@ -102,10 +131,12 @@ class System:
         mean, step = max(scored)
         return step, mean
 
-    def check_batch(self, groups: Sequence[Group]) -> None:
-        """Stop rules on what was graded. The rollouts are stored first: they hold the reasons."""
+    def check_batch(self, groups: Sequence[Group]) -> dict[str, float]:
+        """Stop rules on what was graded, and how old it is. The rollouts are stored first: they
+        hold the reasons."""
         self.folder.write_rollouts(self.step + 1, groups, self.budgets)
         self.guard.check_batch(step_metrics(groups, self.budgets))
+        return staleness_metrics(groups, self.step, self.cfg.rollout.max_staleness)
 
     async def check_update(self, metrics: dict[str, float], batch: Batch) -> None:
         """Stop rules on the update just done; a batch that is not finite is stored."""
@@ -145,6 +176,8 @@ class System:
             **self.judge.drain_metrics(),
             **(self.sandbox.drain_metrics() if self.sandbox else {}),
             **self.mixture.metrics(),
+            **self.scheduler.drain_metrics(),
+            **self.engine.drain_metrics(),
             **{f"time/{phase}": seconds for phase, seconds in split.items()},
             "tokens_per_s": sampled / max(sum(split.values()), 1e-9),
             "temperature": groups[0].trajectories[0].temperature,
@@ -196,7 +229,9 @@ class System:
         self.wall_s += time.monotonic() - self.started
         self.started = time.monotonic()
         root = self.folder.checkpoints
+        await self.scheduler.take_out()
         await save_checkpoint(root, self.step, self.learner, self.state())
+        self.scheduler.go_on()
         prune(root, self.cfg.checkpoint, self.scores)
         self.clock.split()
 
@@ -204,6 +239,7 @@ class System:
         """All that a resumed run needs beside the learner's own state."""
         return {
             "mixture": self.mixture.state(),
+            "scheduler": self.scheduler.state(),
             "ptx": self.ptx.state() if self.ptx else None,
             "guard": self.guard.state(),
             "scores": self.scores,
@@ -214,6 +250,7 @@ class System:
     def load_state(self, step: int, state: dict[str, Any]) -> None:
         self.step = step
         self.mixture.load_state(state["mixture"])
+        self.scheduler.load_state(state["scheduler"])
         if self.ptx:
             self.ptx.load_state(state["ptx"])
         self.guard.load_state(state["guard"])
@@ -236,6 +273,7 @@ class System:
     async def close(self) -> None:
         """End every part; what the run started does not outlive it."""
         self.trackers.finish()
+        await self.scheduler.close()
         await asyncio.gather(self.engine.close(), self.learner.close())
         for close in self.closers:
             await close()

@@ -95,17 +95,27 @@ class SharedMemorySender:
 
 
 class PausedSync:
-    """pause -> send -> load -> probe -> resume."""
+    """pause -> send -> load -> probe -> resume. `drain` lets what runs end first; otherwise it is
+    frozen and goes on under the new weights."""
 
-    def __init__(self, cfg: WeightSyncConfig, sender: Sender, vocab_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        cfg: WeightSyncConfig,
+        sender: Sender,
+        vocab_size: int,
+        seed: int,
+        *,
+        drain: bool = True,
+    ) -> None:
         self._cfg = cfg
+        self._drain = drain
         self._sender = sender
         self._probe = [derive_seed(seed, "probe", i) % vocab_size for i in range(cfg.probe_tokens)]
         self._syncs = 0
         self.last_probe_gap = 0.0
 
     async def __call__(self, learner: "Learner", engine: RolloutEngine, version: int) -> None:
-        await engine.pause()
+        await engine.pause(drain=self._drain)
         sent = await learner.send_weights(self._sender, version)
         await engine.load_weights(sent, version)
         await engine.resume()

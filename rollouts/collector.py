@@ -1,16 +1,16 @@
-"""Groups in flight: K episodes a task, handed out as each group ends.
-
-Synchronous for now (every group of a step ends within it): `pause` waits until nothing runs.
-"""
+"""Plays groups: K episodes a task. When which group is played is the scheduler's to say."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
 
 from envs.base import Env
 from rl.types import Group, Sampler, Status, StopRun, Task, Trajectory, derive_seed
-from rollouts.episode import EpisodeLimits, run_episode
+from rollouts.episode import Episode, EpisodeLimits, Pace, unpaced
 from rollouts.renderer import Renderer
 
+T = TypeVar("T")
 LimitsOf = Callable[[Task], EpisodeLimits]
 """Budget, context and temperature of a task."""
 
@@ -26,6 +26,53 @@ class Collector:
         self._make_env = make_env
         self._seed = seed
 
+    def episodes(
+        self,
+        task: Task,
+        group_size: int,
+        limits: EpisodeLimits,
+        place: Sequence[object],
+        session: str,
+        pace: Callable[[], Pace] = lambda: unpaced,
+    ) -> list[Episode]:
+        """The episodes of one group, not yet played. Seeds derive from (run seed, task id, place,
+        sample): `place` is what tells this asking of the task from every other."""
+        return [
+            Episode(
+                self._sampler,
+                self._renderer,
+                limits,
+                derive_seed(self._seed, task.id, *place, k),
+                session,
+                pace(),
+            )
+            for k in range(group_size)
+        ]
+
+    async def play(
+        self,
+        task: Task,
+        episodes: Sequence[Episode],
+        begun: Sequence[Trajectory | None] = (),
+    ) -> list[Trajectory]:
+        """Play them side by side, each from its start or from where `begun` left it. What an
+        environment or the engine breaks is FAILED; a stop rule goes through."""
+        firsts = begun or [None] * len(episodes)
+        played = map(self._one, [task] * len(episodes), episodes, firsts)
+        return list(await asyncio.gather(*played))
+
+    async def _one(self, task: Task, episode: Episode, begun: Trajectory | None) -> Trajectory:
+        if begun is not None and begun.status is not Status.RUNNING:
+            return begun
+        try:
+            return await episode.play(self._make_env(task), begun)
+        except StopRun:
+            raise
+        except Exception as error:  # an environment's fault masks its own trajectory only
+            failed = Trajectory(temperature=episode.trajectory.temperature, status=Status.FAILED)
+            failed.messages.append({"role": "assistant", "content": f"[{error!r}]"})
+            return failed
+
     async def stream(
         self,
         tasks: Sequence[Task],
@@ -34,51 +81,28 @@ class Collector:
         tag: object,
         tasks_a_session: int = 1,
     ) -> AsyncIterator[Group]:
-        """Start every group in task order, yield each as it ends.
+        """Start every group in task order, yield each as it ends. A session is one group unless
+        `tasks_a_session` is higher. If the consumer stops early, what still runs is cancelled."""
 
-        Seeds derive from (run seed, tag, task id, index, sample), so a step can be replayed. A
-        session is one group unless `tasks_a_session` is higher. If the consumer stops early, what
-        still runs is cancelled.
-        """
-        running = [
-            asyncio.create_task(
-                self._group(task, i, group_size, limits(task), tag, f"{tag}/{i // tasks_a_session}")
-            )
-            for i, task in enumerate(tasks)
-        ]
-        try:
-            for ended in asyncio.as_completed(running):
-                yield await ended
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+        async def group(index: int, task: Task) -> Group:
+            session = f"{tag}/{index // tasks_a_session}"
+            episodes = self.episodes(task, group_size, limits(task), (tag, index), session)
+            return Group(task, await self.play(task, episodes), index)
 
-    async def _group(
-        self,
-        task: Task,
-        index: int,
-        group_size: int,
-        limits: EpisodeLimits,
-        tag: object,
-        session: str,
-    ) -> Group:
-        episodes = (
-            self._episode(task, limits, derive_seed(self._seed, tag, task.id, index, k), session)
-            for k in range(group_size)
-        )
-        return Group(task, list(await asyncio.gather(*episodes)), index)
+        ending = as_they_end(group(i, task) for i, task in enumerate(tasks))
+        async with aclosing(ending):
+            async for ended in ending:
+                yield ended
 
-    async def _episode(
-        self, task: Task, limits: EpisodeLimits, seed: int, session: str
-    ) -> Trajectory:
-        try:
-            return await run_episode(
-                self._make_env(task), self._sampler, self._renderer, limits, seed, session
-            )
-        except StopRun:
-            raise
-        except Exception as error:  # an environment's fault masks its own trajectory only
-            failed = Trajectory(temperature=limits.temperature, status=Status.FAILED)
-            failed.messages.append({"role": "assistant", "content": f"[{error!r}]"})
-            return failed
+
+async def as_they_end(work: Iterable[Coroutine[Any, Any, T]]) -> AsyncGenerator[T]:
+    """Start all, yield each result as it is there. If the consumer stops or one raises, what still
+    runs is cancelled."""
+    running = [asyncio.create_task(each) for each in work]
+    try:
+        for ended in asyncio.as_completed(running):
+            yield await ended
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)

@@ -37,6 +37,30 @@ class RolloutConfig:
     """Context of the engine, in tokens; prompt and answer together."""
     max_turns: int = 1
     temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
+    max_staleness: int = 0
+    """Versions by which a trained token may be older than the weights being trained. 0 is
+    synchronous, 1 one step off; the answers of so many later steps are sampled ahead."""
+    overlap: bool = True
+    """Sample while the learner trains; false pauses the engines then. With max_staleness only."""
+    partial: bool = True
+    """An update of the weights freezes unfinished answers, which go on under the new ones; false
+    lets them end first. With max_staleness only."""
+    segment_tokens: int = 0
+    """Tokens that an answer samples at most under one version, until its step is due; 0: no bound
+    (Kimi K1.5's budget of an iteration). With max_staleness only."""
+    mask_stale: bool = False
+    """Train an answer's newest segment only; tokens of older versions become context. With
+    max_staleness only."""
+    oversample: float = 0.0
+    """Share of further groups that a step starts; the slowest ones are cut off when it has enough.
+    Saves the tail and prefers short answers."""
+    replace_flat: int = 0
+    """Rounds in which groups whose rewards are all equal are replaced by new tasks (DAPO's dynamic
+    sampling, arXiv 2503.14476)."""
+    repeat_pattern: int = 0
+    """Cut an answer off that repeats a pattern of up to so many tokens; 0: never."""
+    repeat_count: int = 8
+    """Repetitions in a row that cut it off."""
     engines: int = 1
     """vLLM workers."""
     tensor_parallel: int = 1
@@ -68,6 +92,7 @@ class RolloutConfig:
                 f"rollout.max_tokens={self.max_tokens} leaves no room for a prompt in "
                 f"rollout.max_model_len={self.max_model_len}; raise the latter"
             )
+        self._validate_schedule()
         if self.gpus_per_engine not in (0, self.tensor_parallel) and not (
             self.tensor_parallel == 1 and 0 < self.gpus_per_engine < 1
         ):
@@ -82,6 +107,24 @@ class RolloutConfig:
             )
         if min(self.temperature.start, self.temperature.end) <= 0:
             raise ConjointError("rollout.temperature must stay above 0 in training")
+
+    def _validate_schedule(self) -> None:
+        for key in ("max_staleness", "segment_tokens", "oversample", "replace_flat"):
+            if getattr(self, key) < 0:
+                raise ConjointError(f"rollout.{key}={getattr(self, key)} must be 0 or more")
+        default = RolloutConfig()
+        for key in ("overlap", "partial", "segment_tokens", "mask_stale"):
+            if not self.max_staleness and getattr(self, key) != getattr(default, key):
+                raise ConjointError(
+                    f"rollout.{key}={str(getattr(self, key)).lower()} has no effect with "
+                    "rollout.max_staleness=0, where every answer ends within its step; raise "
+                    "rollout.max_staleness or leave it out"
+                )
+        if self.repeat_pattern < 0 or self.repeat_count < 2:
+            raise ConjointError(
+                f"rollout.repeat_pattern={self.repeat_pattern} must be 0 or more and "
+                f"rollout.repeat_count={self.repeat_count} at least 2"
+            )
 
 
 class RolloutEngine(Sampler, Protocol):

@@ -82,11 +82,17 @@ class VllmWorker:
     def __init__(self, model: str, cfg: RolloutConfig, seed: int, backend: str) -> None:
         from vllm.config.weight_transfer import WeightTransferConfig
         from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.sampling_params import RepetitionDetectionParams
         from vllm.v1.engine.async_llm import AsyncLLM
 
         import rollouts.shm_transfer  # noqa: F401 - registers our backends here too
 
         self._stop_ids: list[int] = []
+        self._repetition = (
+            RepetitionDetectionParams(cfg.repeat_pattern, min_count=cfg.repeat_count)
+            if cfg.repeat_pattern
+            else None
+        )
         self._count = 0
         self._running: set[str] = set()
         args = AsyncEngineArgs(
@@ -119,6 +125,7 @@ class VllmWorker:
             seed=request.seed,
             stop_token_ids=self._stop_ids,
             logprobs=0,
+            repetition_detection=self._repetition,
         )
         output = (await self._final_output(request.tokens, params)).outputs[0]
         logprobs = [

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from rl.reward_table import Plugins, reward_table
 from rl.scoring import DEFAULT_KINDS, RewardConfig, Scorer
 from rl.types import ConjointError, Group, Message, Status, StopRun, Task, Trajectory, derive_seed
 from rollouts.chat import ChatPolicy
+from rollouts.collector import as_they_end
 
 TOO_LONG = "too_long"
 """Metric of a trajectory whose prompt left no room for an answer."""
@@ -110,14 +112,10 @@ async def scored_groups(
             group = Group(task, list(await asyncio.gather(*answers)), index)
         return await grader.score(group)
 
-    running = [asyncio.create_task(finished(i, task)) for i, task in enumerate(tasks)]
-    try:
-        for ended in asyncio.as_completed(running):
-            yield await ended
-    finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+    ending = as_they_end(finished(i, task) for i, task in enumerate(tasks))
+    async with aclosing(ending):
+        async for group in ending:
+            yield group
 
 
 async def _answer(

@@ -305,18 +305,14 @@ async def test_a_step_asked_for_is_kept_before_it_is_trained(tmp_path: Path):
 
 
 async def test_a_signal_drops_the_step_in_flight_and_saves_a_checkpoint(tmp_path: Path):
-    system = build(tmp_path / "run", "checkpoint.every=0")
-    before = {}
-
     class Stopping(FakeEngine):
         async def __call__(self, *args, **kwargs):
-            if system.step == 1 and not before:
-                before.update(system.mixture.state())
+            if system.step == 1:
                 system.interrupt.stopped = True  # type: ignore[misc]
                 system.interrupt.signal = signal.SIGTERM
             return await super().__call__(*args, **kwargs)
 
-    system.collector = Collector(Stopping(answer), CharRenderer(), SingleTurn, 0)  # type: ignore[arg-type]
+    system = build(tmp_path / "run", "checkpoint.every=0", engine=Stopping(answer))
     await train(system)
     saved = sorted(p.name for p in system.folder.checkpoints.iterdir())
     assert len(saved) == 1 and re.fullmatch(r"step-00000\d", saved[0])

@@ -54,12 +54,23 @@ class Collector:
         task: Task,
         episodes: Sequence[Episode],
         begun: Sequence[Trajectory | None] = (),
+        ended: Callable[[object], None] = lambda _: None,
     ) -> list[Trajectory]:
-        """Play them side by side, each from its start or from where `begun` left it. What an
-        environment or the engine breaks is FAILED; a stop rule goes through."""
+        """Play them side by side, each from its start or from where `begun` left it; `ended` is
+        called for each. What an environment or the engine breaks is FAILED; a stop rule goes
+        through."""
         firsts = begun or [None] * len(episodes)
-        played = map(self._one, [task] * len(episodes), episodes, firsts)
-        return list(await asyncio.gather(*played))
+        playing = [
+            asyncio.create_task(self._one(task, *each))
+            for each in zip(episodes, firsts, strict=True)
+        ]
+        for each in playing:
+            each.add_done_callback(ended)
+        try:
+            return list(await asyncio.gather(*playing))
+        finally:
+            for each in playing:
+                each.cancel()
 
     async def _one(self, task: Task, episode: Episode, begun: Trajectory | None) -> Trajectory:
         if begun is not None and begun.status is not Status.RUNNING:

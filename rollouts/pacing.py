@@ -12,8 +12,11 @@ _NO_BOUND = 1 << 30
 
 
 class Places:
-    """Lets groups in while their answers fit into `capacity()`, earlier waves first. A group that
-    is in is never put out again, so what was begun goes before what was not."""
+    """Lets groups in while fewer answers than `capacity()` run, earlier waves first. What is in is
+    never put out again, so what was begun goes before what was not.
+
+    A group comes in whole, so the last one may be over by its size: the engine queues that much.
+    """
 
     def __init__(self, capacity: Callable[[], int]) -> None:
         self._capacity = capacity
@@ -21,39 +24,31 @@ class Places:
         self._order = itertools.count()
         self._waiting: list[tuple[tuple[int, int], int, int, asyncio.Future[None]]] = []
 
-    @asynccontextmanager
-    async def take(self, size: int, rank: tuple[int, int]) -> AsyncIterator[None]:
-        """Wait for `size` places; of those who wait the lowest rank goes first. A group larger than
-        the capacity goes when it is alone."""
+    async def take(self, size: int, rank: tuple[int, int]) -> None:
+        """Wait for `size` places; of those who wait the lowest rank goes first. Each answer gives
+        its own back: `leave`."""
         turn = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (rank, next(self._order), size, turn))
         self._admit()
         try:
             await turn
         except asyncio.CancelledError:
-            # It may have been let in at the same moment.
-            if turn.done() and not turn.cancelled():
-                self._leave(size)
+            if turn.done() and not turn.cancelled():  # it was let in at the same moment
+                for _ in range(size):
+                    self.leave()
             raise
-        try:
-            yield
-        finally:
-            self._leave(size)
 
-    def _leave(self, size: int) -> None:
-        self._taken -= size
+    def leave(self, ended: object = None) -> None:
+        """One answer has ended. (A task's done callback; it hands itself over.)"""
+        self._taken -= 1
         self._admit()
 
     def _admit(self) -> None:
-        capacity = self._capacity()
-        while self._waiting:
-            _, _, size, turn = self._waiting[0]
+        while self._waiting and self._taken < max(1, self._capacity()):
+            _, _, size, turn = heapq.heappop(self._waiting)
             if not turn.done():
-                if self._taken and self._taken + size > capacity:
-                    return
                 self._taken += size
                 turn.set_result(None)
-            heapq.heappop(self._waiting)
 
 
 class Shares:

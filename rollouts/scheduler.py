@@ -11,6 +11,7 @@ A plain class on asyncio: no Ray, no vLLM, no clock of its own, so a simulated o
 """
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -136,34 +137,38 @@ class Scheduler:
         spare = max(0, len(slots) - self._cfg.groups_per_step)
         wave.unsampled = len(slots) - spare
         wave.sampled.clear()
-        playing = {asyncio.create_task(self._play(number, wave, slot)) for slot in slots}
+        playing = [asyncio.create_task(self._play(number, wave, slot)) for slot in slots]
         try:
-            while len(playing) > spare:
-                ended, playing = await asyncio.wait(playing, return_when=asyncio.FIRST_COMPLETED)
-                for each in ended:
-                    each.result()
-            self._counts["rollout/cut"] += len(playing)
+            first = itertools.islice(asyncio.as_completed(playing), len(slots) - spare)
+            kept = {(await ended).index for ended in first}
         finally:
             for each in playing:
                 each.cancel()
             await asyncio.gather(*playing, return_exceptions=True)
+        for slot in slots:
+            if slot.index not in kept:
+                slot.group = None
+        self._counts["rollout/cut"] += spare
 
     async def _play(self, number: int, wave: _Wave, slot: _Slot) -> None:
         size = self._cfg.group_size
-        async with self._places.take(size, (number, slot.index)):
-            slot.episodes = self._collector.episodes(
-                slot.task,
-                size,
-                self._hooks.limits(slot.task),
-                (number, slot.index, slot.attempt),
-                f"{number}/{slot.index}",
-                lambda: self._shares.pace(number),
-            )
-            trajectories = await self._collector.play(slot.task, slot.episodes, slot.begun)
+        await self._places.take(size, (number, slot.index))
+        slot.episodes = self._collector.episodes(
+            slot.task,
+            size,
+            self._hooks.limits(slot.task),
+            (number, slot.index, slot.attempt),
+            f"{number}/{slot.index}",
+            lambda: self._shares.pace(number),
+        )
+        trajectories = await self._collector.play(
+            slot.task, slot.episodes, slot.begun, self._places.leave
+        )
         wave.unsampled -= 1
         if wave.unsampled <= 0:
             wave.sampled.set()
         slot.group = await self._hooks.score(Group(slot.task, trajectories, slot.index), number)
+        return slot
 
     async def take_out(self) -> None:
         """Take the answers that run out of the engine, so that `state` holds what they have; they

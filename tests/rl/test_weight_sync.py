@@ -73,7 +73,7 @@ class SyncEngine:
     def __init__(self, log: Log, gap: float = 0.0) -> None:
         self._log, self._gap = log, gap
 
-    async def pause(self) -> None:
+    async def pause(self, *, drain: bool = True) -> None:
         self._log.calls.append(("pause",))
 
     async def resume(self) -> None:

@@ -150,7 +150,7 @@ class Scheduler:
                 slot.group = None
         self._counts["rollout/cut"] += spare
 
-    async def _play(self, number: int, wave: _Wave, slot: _Slot) -> None:
+    async def _play(self, number: int, wave: _Wave, slot: _Slot) -> _Slot:
         size = self._cfg.group_size
         await self._places.take(size, (number, slot.index))
         slot.episodes = self._collector.episodes(

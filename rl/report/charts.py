@@ -65,8 +65,20 @@ def line_chart(
     return _svg(body, "chart")
 
 
-def stacked_bars(parts: Mapping[str, Points], colors: Mapping[str, int]) -> Markup:
-    """One bar a step, `parts` stacked in their order (seconds)."""
+def seconds(value: float) -> str:
+    return f"{value:.3g} s"
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.4g} %"
+
+
+def stacked_bars(
+    parts: Mapping[str, Points],
+    colors: Mapping[str, int],
+    words: Callable[[float], str] = seconds,
+) -> Markup:
+    """One bar a step, `parts` stacked in their order; `words` writes a value."""
     thinned = {name: thin(points, 80) for name, points in parts.items() if points}
     steps = sorted({x for points in thinned.values() for x, _ in points})
     if not steps:
@@ -77,14 +89,14 @@ def stacked_bars(parts: Mapping[str, Points], colors: Mapping[str, int]) -> Mark
     frame = Frame(steps[0] - half, steps[-1] + half, 0.0, ticks[-1])
     width = max(1.0, 0.82 * (frame.x(steps[0] + half) - frame.x(steps[0] - half)))
     base = dict.fromkeys(steps, 0.0)
-    body = _grid(frame, ticks, seconds, x_ticks=steps)
+    body = _grid(frame, ticks, words, x_ticks=steps)
     for name, points in thinned.items():
         for x, value in points:
             top, bottom = frame.y(base[x] + value), frame.y(base[x])
             body += (
                 f'<rect x="{frame.x(x) - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" '
                 f'height="{max(0.0, bottom - top):.1f}" fill="var(--c{colors[name]})">'
-                f"<title>step {x:g}: {escape(name)} {value:.2f} s</title></rect>"
+                f"<title>step {x:g}: {escape(name)} {words(value)}</title></rect>"
             )
             base[x] += value
     return _svg(body, "bars")
@@ -134,14 +146,6 @@ def nice_ticks(lo: float, hi: float, count: int = 4) -> list[float]:
     gap = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
     first, last = math.floor(lo / gap + 1e-9), math.ceil(hi / gap - 1e-9)
     return [i * gap for i in range(first, last + 1)]
-
-
-def percent(value: float) -> str:
-    return f"{100 * value:.4g} %"
-
-
-def seconds(value: float) -> str:
-    return f"{value:.3g} s"
 
 
 def short(value: float) -> str:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from rl.console import PHASES
-from rl.report.charts import Series, line_chart, stacked_bars
+from rl.report.charts import Series, line_chart, percent, stacked_bars
 from rl.report.load import RunData
 
+MAX_AGES = 8
+"""As many as there are colours."""
 TIME_COLORS = {"generate": 0, "score": 2, "train": 1, "sync": 4, "other": 7}
 
 
@@ -56,6 +58,7 @@ def curve_panels(data: RunData, colors: dict[str, int]) -> list[Panel]:
         _single(data, "temperature", "Temperature", "Of sampling, by its schedule.", floor=0.0),
         _single(data, "tokens_per_s", "Throughput", "Sampled tokens a second.", floor=0.0),
         _time(data),
+        _ages(data),
     ]
     return [panel for panel in panels if panel.chart]
 
@@ -126,6 +129,19 @@ def _time(data: RunData) -> Panel:
     legend = tuple((p, TIME_COLORS[p]) for p in PHASES if parts[p])
     note = "Wall seconds of each step; scoring shown is what generation did not hide."
     return Panel("Time of a step", note, stacked_bars(parts, TIME_COLORS), legend)
+
+
+def _ages(data: RunData) -> Panel:
+    """Left out where every token is of the weights that were trained."""
+    names = {f"{age} behind": data.series(f"staleness/share_{age}") for age in range(MAX_AGES)}
+    parts = {name: points for name, points in names.items() if points}
+    if len(parts) < 2:
+        return Panel("", "", Markup(""))
+    colors = {name: color for color, name in enumerate(parts)}
+    note = "Share of the sampled tokens by how many versions older than the trained weights."
+    return Panel(
+        "Age of the tokens", note, stacked_bars(parts, colors, percent), tuple(colors.items())
+    )
 
 
 def _legend(lines: Sequence[Series]) -> tuple[tuple[str, int], ...]:

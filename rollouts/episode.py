@@ -51,6 +51,8 @@ class Episode:
         self._session = session
         self._pace = pace
         self.trajectory = Trajectory(temperature=limits.temperature)
+        self._turn_start = 0
+        """Where the tokens of the turn under way begin."""
 
     async def play(self, env: Env, begun: Trajectory | None = None) -> Trajectory:
         """The trajectory ends COMPLETED, or TRUNCATED when budget, context or turns run out; an
@@ -60,9 +62,10 @@ class Episode:
             messages = await env.start()
             if begun is not None:
                 self.trajectory = begun
+                self._turn_start = len(begun.tokens) - begun.num_sampled
             else:
                 self.trajectory.messages.extend(messages)
-                self.trajectory.extend_context(self._renderer.prompt(messages))
+                self._give(self._renderer.prompt(messages))
             for turn in range(self._limits.max_turns):
                 answer = await self._turn(turn)
                 if answer is None:
@@ -72,11 +75,16 @@ class Episode:
                     self.trajectory.status = Status.COMPLETED
                     return self.trajectory
                 self.trajectory.messages.extend(messages)
-                self.trajectory.extend_context(self._renderer.next_turn(messages))
+                self._give(self._renderer.next_turn(messages))
             self.trajectory.status = Status.TRUNCATED
             return self.trajectory
         finally:
             await env.close()
+
+    def _give(self, tokens: Sequence[int]) -> None:
+        """Context, after which the policy's turn begins."""
+        self.trajectory.extend_context(tokens)
+        self._turn_start = len(self.trajectory.tokens)
 
     async def _turn(self, turn: int) -> Message | None:
         """Sample one turn to its end; None if it was cut off."""
@@ -91,13 +99,13 @@ class Episode:
                 break  # the engine saw it repeat itself
         if not (asked or ended):
             return None
-        tokens = self.trajectory.tokens[self._turn_start() :]
+        tokens = self.trajectory.tokens[self._turn_start :]
         answer = Message(role="assistant", content=self._renderer.text(tokens))
         self.trajectory.messages.append(answer)
         return answer if ended else None
 
     async def _ask(self, turn: int, max_tokens: int) -> Completion:
-        part = len(self.trajectory.tokens) - self._turn_start()
+        part = len(self.trajectory.tokens) - self._turn_start
         return await self._sampler(
             self.trajectory.tokens,
             max_tokens=max_tokens,
@@ -111,14 +119,6 @@ class Episode:
     def _room(self) -> int:
         t = self.trajectory
         return min(self._limits.budget - t.num_sampled, self._limits.max_model_len - len(t.tokens))
-
-    def _turn_start(self) -> int:
-        """Where the tokens of the turn under way begin."""
-        sampled = self.trajectory.sampled
-        start = len(sampled)
-        while start and sampled[start - 1]:
-            start -= 1
-        return start
 
     def _ended(self) -> bool:
         """Whether the turn under way has its last token already: it was taken out just then."""

@@ -95,8 +95,7 @@ class SimulatedEngine:
         self.capacity = workers * slots
         self.token_s = token_s
         self.version = 0
-        self.sampled = 0
-        """Tokens so far."""
+        self._counted = 0
         self._length_of = length_of
         self._running: set[_Job] = set()
         self._queue: deque[_Job] = deque()
@@ -137,14 +136,23 @@ class SimulatedEngine:
 
     def _count(self, job: _Job, tokens: int) -> None:
         job.versions += [self.version] * tokens
-        self.sampled += tokens
+        self._counted += tokens
 
     def _stop(self, job: _Job) -> None:
         """Freeze it with the tokens it has by now."""
         assert job.timer is not None
         job.timer.cancel()
+        self._count(job, self._passed(job))
+
+    def _passed(self, job: _Job) -> int:
+        """Tokens since it began to run."""
         passed = asyncio.get_running_loop().time() - job.since
-        self._count(job, min(job.left, int(passed / self.token_s + 1e-9)))
+        return min(job.left, int(passed / self.token_s + 1e-9))
+
+    @property
+    def sampled(self) -> int:
+        """Tokens so far."""
+        return self._counted + (0 if self._paused else sum(map(self._passed, self._running)))
 
     def _end(self, job: _Job, stop_reason: str = "") -> None:
         if not stop_reason:

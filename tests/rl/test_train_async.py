@@ -12,7 +12,7 @@ from rl.staleness import newest_only, staleness_metrics
 from rl.train import train
 from rl.types import Completion, Group, StopRun, Task, Trajectory
 from tests.fakes import FakeEngine
-from tests.rl.test_train import answer, build, metrics
+from tests.rl.test_train import answer, broken, build, metrics
 
 AHEAD = ["rollout.max_staleness=2", "num_steps=4"]
 
@@ -127,7 +127,7 @@ async def test_mask_stale_decides_what_the_learner_gets(tmp_path: Path):
     assert counts[1] < counts[0]
 
 
-async def test_flat_groups_are_replaced_but_not_those_that_could_not_be_graded(tmp_path: Path):
+async def test_flat_groups_are_replaced(tmp_path: Path):
     engine = FakeEngine(lambda prompt, seed: "AB"[seed % 2] if "Judge:" in prompt else "right")
     system = build(tmp_path / "run", "rollout.replace_flat=2", "num_steps=1", engine=engine)
     await train(system)
@@ -135,6 +135,14 @@ async def test_flat_groups_are_replaced_but_not_those_that_could_not_be_graded(t
     assert row["rollout/replaced"] > 0
     rows = read_jsonl(system.folder.rollouts_of(1))
     assert len({r["group"] for r in rows}) == 8
+
+
+async def test_groups_that_could_not_be_graded_are_not_replaced(tmp_path: Path):
+    """They stay in sight of the stop rules."""
+    system = build(tmp_path / "run", "rollout.replace_flat=2", "num_steps=1", verifier=broken)
+    with pytest.raises(StopRun, match=r"graded|masked"):
+        await train(system)
+    assert system.scheduler.drain_metrics()["rollout/replaced"] == 0
 
 
 async def test_a_checkpoint_keeps_the_waves_under_way(tmp_path: Path):

@@ -1,13 +1,14 @@
 """Episodes and the collector, on a fake engine."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from envs.base import SingleTurn
-from rl.types import Message, Status, Task
+from rl.types import Completion, Message, Status, Task
 from rollouts.collector import Collector
-from rollouts.episode import EpisodeLimits, run_episode
+from rollouts.episode import EpisodeLimits, run_episode, to_the_end
 from tests.fakes import CharRenderer, FakeEngine
 
 LIMITS = EpisodeLimits(budget=8, max_model_len=64, max_turns=1, temperature=1.0)
@@ -134,3 +135,55 @@ async def test_leaving_the_stream_early_cancels_what_runs():
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(consume(), 0.05)
     assert cancelled.is_set()
+
+
+class TakenOut(FakeEngine):
+    """Its first two calls end after one token, as an abort ends them."""
+
+    def __init__(self, answer) -> None:
+        super().__init__(answer)
+        self.asked: list[tuple[int, int]] = []
+
+    async def __call__(self, tokens, *, max_tokens, temperature, seed, session=""):
+        self.asked.append((len(tokens), seed))
+        n = len(self.asked) - 1
+        whole = await super().__call__(
+            tokens[: len(tokens) - n],
+            max_tokens=max_tokens + n,
+            temperature=temperature,
+            seed=0,
+        )
+        rest = whole.tokens[n:]
+        stop = whole.stop_reason
+        if n < 2:
+            rest, stop = rest[:1], "abort"
+        return Completion(rest, [-float(n)] * len(rest), stop, n, f"fake-{n}")
+
+
+async def test_a_call_taken_out_goes_on_with_its_tokens_and_another_seed():
+    engine = TakenOut(lambda prompt, seed: "four")
+    t = await run_episode(SingleTurn(TASK), engine, CharRenderer(), LIMITS, 0, "s")  # type: ignore[arg-type]
+    assert t.status is Status.COMPLETED and t.response == "four"
+    assert [v for v in t.versions if v >= 0] == [0, 1, 2, 2, 2]
+    drawn = [p for p, s in zip(t.behavior_logprobs, t.sampled, strict=True) if s]
+    assert drawn == [0.0, -1.0, -2.0, -2.0, -2.0]
+    lengths, seeds = zip(*engine.asked, strict=True)
+    assert [n - lengths[0] for n in lengths] == [0, 1, 2] and len(set(seeds)) == 3
+
+
+async def test_callers_without_parts_get_the_whole():
+    engine = TakenOut(lambda prompt, seed: "four")
+    prompt = CharRenderer().prompt([Message(role="user", content="?")])
+    whole = await to_the_end(engine)(prompt, max_tokens=8, temperature=1.0, seed=0)
+    assert CharRenderer().text(whole.tokens) == "four" and whole.stop_reason == "stop"
+    assert whole.versions == [0, 1, 2, 2, 2]
+
+
+async def test_an_answer_that_repeats_itself_is_cut_off():
+    class Repeating(FakeEngine):
+        async def __call__(self, *args, **kwargs):
+            return replace(await super().__call__(*args, **kwargs), stop_reason="repetition")
+
+    engine = Repeating(lambda prompt, seed: "2")
+    t = await run_episode(SingleTurn(TASK), engine, CharRenderer(), LIMITS, 0, "s")  # type: ignore[arg-type]
+    assert t.status is Status.TRUNCATED

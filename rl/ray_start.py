@@ -7,25 +7,28 @@ from typing import TYPE_CHECKING
 import ray
 
 from rl.types import StopRun
+from rollouts.belongings import marked_children
 
 if TYPE_CHECKING:
     from rl.config import ClusterConfig
 
 
 def start_ray(cluster: "ClusterConfig") -> None:
-    """Blocks until Ray is up. It takes the signals for itself: see `Interrupt.install`.
+    """Blocks until Ray is up. It takes the signals for itself: see `Interrupt.install`. A Ray of
+    its own does not outlive this process, even if this process is killed.
 
     Raises StopRun where a Ray of its own does not come up.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     local = {"num_cpus": cluster.num_cpus, "include_dashboard": False}
     try:
-        ray.init(
-            address=cluster.address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **({} if cluster.address else local),
-        )
+        with marked_children():
+            ray.init(
+                address=cluster.address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **({} if cluster.address else local),
+            )
     except Exception as error:  # Ray has no class of its own for it
         if cluster.address:
             raise

@@ -35,6 +35,9 @@ FREE_KEYS = (
     "learner.step_seconds",
     "rollout.start_timeout_s",
     "rollout.request_timeout_s",
+    "rollout.heartbeat_s",
+    "rollout.hang_timeout_s",
+    "rollout.max_deaths",
 )
 """Keys, with all below them, that change neither the data nor an update. `num_steps` is one only
 while no schedule runs over it; eval.seed is none: it decides which rows of a file are trained."""

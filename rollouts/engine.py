@@ -75,7 +75,15 @@ class RolloutConfig:
     max_num_seqs: int = 256
     start_timeout_s: float = 300.0
     request_timeout_s: float = 300.0
-    """Deadline of one call to an engine."""
+    """Deadline of one call to an engine; sampling has none, the heartbeat finds what hangs."""
+    heartbeat_s: float = 5.0
+    """How often each engine is asked whether it lives."""
+    hang_timeout_s: float = 120.0
+    """An engine that takes longer to say so is killed and replaced. One step of the engine, such as
+    the prefill of a long batch on a busy CPU, must fit."""
+    max_deaths: int = 3
+    """Deaths of one engine in a row, without an answer between them, that are mended; one more ends
+    the run."""
     vllm: dict[str, Any] = field(default_factory=dict)
     """Raw AsyncEngineArgs, merged last."""
 
@@ -99,6 +107,15 @@ class RolloutConfig:
             raise ConjointError(
                 f"rollout.gpus_per_engine={self.gpus_per_engine:g} must be 0 (CPU), equal to "
                 f"rollout.tensor_parallel={self.tensor_parallel}, or a fraction of one GPU"
+            )
+        if not 0 < self.heartbeat_s <= self.hang_timeout_s:
+            raise ConjointError(
+                f"rollout.heartbeat_s={self.heartbeat_s:g} must be above 0 and at most "
+                f"rollout.hang_timeout_s={self.hang_timeout_s:g}"
+            )
+        if self.max_deaths < 0:
+            raise ConjointError(
+                f"rollout.max_deaths={self.max_deaths} must not be negative; 0 replaces no engine"
             )
         if self.temperature.shape not in ("linear", "cosine"):
             raise ConjointError(

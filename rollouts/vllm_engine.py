@@ -2,49 +2,58 @@
 
 Who waits for whom: `sample` waits until the engine is open (between `resume` and `pause`) and its
 weights are confirmed; `pause` waits until every call in flight has ended; `load_weights` may only
-be called while paused. Every wait has `request_timeout_s` and says what it waited for.
+be called while paused. A call whose worker dies goes, unchanged, to another or to the replacement.
 """
 
 import asyncio
-import contextlib
-import os
-import signal
-from collections.abc import Awaitable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
 
 import ray
-from ray.exceptions import RayActorError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rl.types import Completion, StopRun, derive_seed
+from rollouts.belongings import DRIVER_MARK, Belongings, mark_environment
 from rollouts.engine import RolloutConfig
-from rollouts.vllm_worker import SampleRequest, SampleResult, VllmWorker, engine_environment
+from rollouts.engine_actor import EngineActor
+from rollouts.vllm_worker import SampleRequest, SampleResult, engine_environment
 from rollouts.weights import Sent
+from rollouts.worker_set import EngineWorker, WorkerDied, WorkerSet
 
-T = TypeVar("T")
 _Waiting = list[tuple[SampleRequest, "asyncio.Future[Completion]"]]
 
 
 class VllmEngine:
-    """Routes a session to one worker and sends calls of one session and tick in one Ray call."""
+    """Sends calls of one session and tick to one worker in one Ray call."""
 
-    def __init__(self, workers: list[Any], cfg: RolloutConfig) -> None:
-        self._workers = workers
-        self._timeout = cfg.request_timeout_s
+    def __init__(self, workers: WorkerSet, cfg: RolloutConfig) -> None:
+        self._set = workers
+        self._set.join = self._join
         self._max_num_seqs = cfg.max_num_seqs
-        self._pids: list[int] = []
+        self._request_timeout = cfg.request_timeout_s
         self._waiting: dict[str, _Waiting] = {}
         self._in_flight: set[asyncio.Task[None]] = set()
+        self._parked: dict[asyncio.Task[None], _Waiting] = {}
+        """Of those in flight, the ones that no worker has."""
         self._open = asyncio.Event()
+        """New calls are taken."""
+        self._flowing = asyncio.Event()
+        """Calls that were taken are given to workers."""
         self._open.set()
+        self._flowing.set()
+        self._requeued = 0
+        self._deaths_drained = 0
+        self._sent: Sent | None = None
+        """The weights that a replacement must load; None: those of the folder."""
         self.version = 0
         self._confirmed = -1  # nothing is sampled before the first sync
 
     @property
     def workers(self) -> list[Any]:
         """Ray handles, for a weight sender that talks to the engines itself."""
-        return self._workers
+        return [worker.handle for worker in self._set.slots]
 
     @staticmethod
     def launch(
@@ -57,29 +66,33 @@ class VllmEngine:
     ) -> "VllmEngine":
         """Start the workers without waiting for them; `ready` waits. Engine i gets the bundle
         `first_bundle + i` of a placement group."""
-        actor = ray.remote(VllmWorker)
-        options = {
-            "num_cpus": 0,
-            "num_gpus": cfg.gpus_per_engine,
-            "runtime_env": {"env_vars": engine_environment(cfg)},
-            "max_concurrency": 4096,
-        }
-        workers = [
-            actor.options(
-                scheduling_strategy=(
-                    PlacementGroupSchedulingStrategy(placement, first_bundle + i)
-                    if placement is not None
-                    else None
-                ),
-                **options,
-            ).remote(model, cfg, derive_seed(seed, "engine", i), backend)
-            for i in range(cfg.engines)
-        ]
-        return VllmEngine(workers, cfg)
+        def start(slot: int) -> EngineWorker:
+            mark = f"{DRIVER_MARK}-{uuid4().hex}"
+            handle: Any = (
+                ray.remote(EngineActor)
+                .options(
+                    num_cpus=0,
+                    num_gpus=cfg.gpus_per_engine,
+                    runtime_env={"env_vars": engine_environment(cfg) | mark_environment(mark)},
+                    max_concurrency=4096,
+                    scheduling_strategy=(
+                        PlacementGroupSchedulingStrategy(placement, first_bundle + slot)
+                        if placement is not None
+                        else None
+                    ),
+                )
+                .remote(model, cfg, derive_seed(seed, "engine", slot), backend)
+            )
+            return EngineWorker(slot, handle, Belongings(mark), lambda: ray.kill(handle))
+
+        return VllmEngine(WorkerSet(start, cfg, replace=backend != "nccl"), cfg)
 
     async def ready(self, stop_ids: Sequence[int], timeout_s: float) -> None:
-        pids = await self._all("ready", list(stop_ids), stage="start", timeout=timeout_s)
-        self._pids = [pid for worker in pids for pid in worker]
+        try:
+            await self._set.start(stop_ids, timeout_s)
+        except BaseException:
+            await self.close()
+            raise
 
     def use_loaded_weights(self) -> None:
         """Sample from the weights of the model's folder, which the workers loaded themselves: for
@@ -95,6 +108,7 @@ class VllmEngine:
         seed: int,
         session: str = "",
     ) -> Completion:
+        self._set.check()
         await self._open.wait()
         if self._confirmed != self.version:
             raise StopRun(
@@ -117,12 +131,8 @@ class VllmEngine:
         task.add_done_callback(self._in_flight.discard)
 
     async def _sample(self, session: str, waiting: _Waiting) -> None:
-        index = derive_seed(session) % len(self._workers)
         try:
-            results: list[SampleResult] = await self._wait(
-                self._workers[index].sample.remote([request for request, _ in waiting]),
-                f"sample {len(waiting)} answers of session {session}",
-            )
+            worker, results = await self._answers(session, waiting)
         except BaseException as error:
             for _, future in waiting:
                 if not future.done():
@@ -132,7 +142,33 @@ class VllmEngine:
             return
         for (_, future), result in zip(waiting, results, strict=True):
             if not future.done():
-                future.set_result(self._completion(result, f"vllm-{index}"))
+                future.set_result(self._completion(result, worker.name))
+
+    async def _answers(
+        self, session: str, waiting: _Waiting
+    ) -> tuple[EngineWorker, list[SampleResult]]:
+        """Of the first worker that lives to give them. What a dead one had sampled is lost, so the
+        requests are repeated whole, seeds included."""
+        while True:
+            worker = await self._worker(session, waiting)
+            try:
+                requests = [request for request, _ in waiting]
+                return worker, await self._set.sample(worker, requests)
+            except WorkerDied:
+                self._requeued += len(waiting)
+
+    async def _worker(self, session: str, waiting: _Waiting) -> EngineWorker:
+        task = asyncio.current_task()
+        assert task is not None
+        while True:
+            if self._flowing.is_set() and (worker := self._set.route(session)) is not None:
+                return worker
+            self._parked[task] = waiting
+            try:
+                await self._flowing.wait()
+                await self._set.someone()
+            finally:
+                del self._parked[task]
 
     def _completion(self, result: SampleResult, engine: str) -> Completion:
         version = result.versions[-1] if result.versions else self.version
@@ -142,64 +178,83 @@ class VllmEngine:
 
     @property
     def capacity(self) -> int:
-        return self._max_num_seqs * len(self._workers)
+        return self._max_num_seqs * max(1, len(self._set.up))
 
     async def pause(self, *, drain: bool = True) -> None:
         self._open.clear()
-        while drain and self._in_flight:
-            await asyncio.wait(self._in_flight, timeout=self._timeout)
-        await self._all("pause", drain, stage="pause")
+        while drain and (self._in_flight or self._waiting):
+            # A replacement may join here: what is drained may have to be sampled on it.
+            await (asyncio.wait(self._in_flight) if self._in_flight else asyncio.sleep(0))
+        self._flowing.clear()
+        await self._set.hold()
+        await self._set.all("pause", drain, stage="pause")
 
     async def abort(self) -> None:
-        await self._all("abort", stage="abort")
+        for task, waiting in list(self._parked.items()):
+            for _, future in waiting:
+                if not future.done():
+                    future.set_result(Completion([], [], "abort", self.version))
+            task.cancel()
+        await self._set.all("abort", stage="abort")
 
     def drain_metrics(self) -> dict[str, float]:
-        return {}
+        """Counts since the last call."""
+        deaths, requeued = self._set.deaths - self._deaths_drained, self._requeued
+        self._deaths_drained, self._requeued = self._set.deaths, 0
+        return {"engine/deaths": float(deaths), "engine/requeued": float(requeued)}
 
     async def resume(self) -> None:
-        await self._all("resume", stage="resume")
+        await self._set.all("resume", stage="resume")
+        self._set.release()
+        self._flowing.set()
         self._open.set()
 
     async def load_weights(self, sent: Sent, version: int) -> str:
         """Give all workers new weights, if the sender did not. Returns the checksum they agree on;
         raises StopRun if one answers with another version or checksum than was sent."""
-        self.version = version
-        answers = await self._all("load_weights", sent.update_info(), version, stage="load weights")
-        for receipt in (r for worker in answers for r in worker):
-            if receipt != {"version": version, "checksum": sent.checksum}:
-                raise StopRun(
-                    f"an engine answered the weight sync with {receipt}, expected version "
-                    f"{version} and checksum {sent.checksum}"
-                )
+        self.version, self._sent = version, sent
+        answers = await self._set.all(
+            "load_weights", sent.update_info(), version, stage="load weights"
+        )
+        for receipts in answers:
+            self._check_receipts(receipts)
         self._confirmed = version
         return sent.checksum
 
+    def _check_receipts(self, receipts: list[Any]) -> None:
+        assert self._sent is not None
+        expected = {"version": self.version, "checksum": self._sent.checksum}
+        for receipt in receipts:
+            if receipt != expected:
+                raise StopRun(
+                    f"an engine answered the weight sync with {receipt}, expected version "
+                    f"{self.version} and checksum {self._sent.checksum}"
+                )
+
+    async def _join(self, worker: EngineWorker) -> None:
+        """What a worker must hold before it is up; no sync is between pause and resume here."""
+        if self._sent is None:
+            return
+        self._check_receipts(
+            await self._set.call(
+                worker,
+                "load_weights",
+                self._sent.update_info(),
+                self.version,
+                stage="load weights",
+                timeout=self._request_timeout,
+            )
+        )
+
     async def prompt_logprobs(self, tokens: list[int]) -> list[float]:
-        return (await self._all("prompt_logprobs", tokens, stage="probe"))[0]
+        while True:
+            await self._set.someone()
+            if answers := await self._set.all("prompt_logprobs", tokens, stage="probe"):
+                return answers[0]
 
     async def close(self) -> None:
         """Stop every worker and what it started; nothing is left behind."""
         self._open.clear()
-        with contextlib.suppress(Exception):
-            await self._all("shutdown", stage="shut down", timeout=20)
-        for worker in self._workers:
-            ray.kill(worker)
-        for pid in self._pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-    async def _all(self, method: str, *args: Any, stage: str, timeout: float = 0) -> list[Any]:
-        calls = (
-            self._wait(getattr(worker, method).remote(*args), stage, timeout)
-            for worker in self._workers
-        )
-        return list(await asyncio.gather(*calls))
-
-    async def _wait(self, call: Awaitable[T], stage: str, timeout: float = 0) -> T:
-        limit = timeout or self._timeout
-        try:
-            return await asyncio.wait_for(call, limit)
-        except TimeoutError:
-            raise StopRun(f"the rollout engine did not {stage} within {limit:.0f} s") from None
-        except RayActorError as error:
-            raise StopRun(f"a rollout engine died during: {stage}. {error}") from error
+        await self._set.close()
+        self._flowing.set()  # whoever waits for a worker hears that none will come
+        await asyncio.gather(*self._in_flight, return_exceptions=True)

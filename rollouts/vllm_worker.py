@@ -2,10 +2,7 @@
 `rollouts/vllm_engine.py`."""
 
 import asyncio
-import os
-import signal
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rollouts.engine import RolloutConfig
@@ -77,7 +74,7 @@ def engine_args(model: str, cfg: RolloutConfig, seed: int) -> dict[str, Any]:
 
 
 class VllmWorker:
-    """Async methods only; made a Ray actor by `rollouts/vllm_engine.py`."""
+    """Async methods only; made a Ray actor by `rollouts/engine_actor.py`."""
 
     def __init__(self, model: str, cfg: RolloutConfig, seed: int, backend: str) -> None:
         from vllm.config.weight_transfer import WeightTransferConfig
@@ -101,11 +98,9 @@ class VllmWorker:
         )
         self._llm = AsyncLLM.from_engine_args(args)
 
-    async def ready(self, stop_ids: list[int]) -> list[int]:
-        """Returns the ids of vLLM's processes, which an actor that is killed leaves behind."""
+    async def ready(self, stop_ids: list[int]) -> None:
         self._stop_ids = stop_ids
         await self._llm.update_weight_version("0")
-        return _descendants(os.getpid())
 
     async def init_transfer(self, init_info: dict[str, Any]) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
@@ -197,18 +192,3 @@ class VllmWorker:
 
     async def finish_weight_update(self, version: int) -> None:
         await self._llm.finish_weight_update(weight_version=str(version))
-
-    async def shutdown(self) -> None:
-        children = _descendants(os.getpid())
-        self._llm.shutdown()
-        for pid in children:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-
-
-def _descendants(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    found = [int(p) for p in children.read_text().split()] if children.exists() else []
-    return found + [p for child in found for p in _descendants(child)]

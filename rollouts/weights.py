@@ -97,4 +97,10 @@ def sweep_buffers() -> None:
     for leftover in Path("/dev/shm").glob("conjoint-*-*"):
         pid = leftover.name.split("-")[1]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            leftover.unlink(missing_ok=True)
+            remove_buffers(int(pid))
+
+
+def remove_buffers(maker: int) -> None:
+    """Remove the buffers that one process made."""
+    for buffer in Path("/dev/shm").glob(f"conjoint-{maker}-*"):
+        buffer.unlink(missing_ok=True)

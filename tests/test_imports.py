@@ -65,6 +65,7 @@ HEAVY: dict[str, set[str]] = {
         "rl/placement.py",
         "rl/ray_start.py",
         "rollouts/vllm_engine.py",
+        "rollouts/worker_set.py",
     },
     "deepspeed": {"rl/learner_rank.py"},
     "peft": {"rl/lora.py"},

@@ -13,9 +13,8 @@ from rl.nccl_sync import DigestSource, EngineClient, NcclSender
 from rl.types import StopRun
 from rl.weight_sync import PausedSync, SharedMemorySender, WeightMeta, WeightSyncConfig
 from rollouts.digest import WeightDigest
-from rollouts.engine import RolloutConfig
-from rollouts.vllm_engine import VllmEngine
 from rollouts.weights import Loaded, Manifest, SharedBuffer
+from tests.rollouts.fake_workers import Fakes
 
 
 def tensors(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -135,47 +134,33 @@ async def test_probe_every_0_never_probes():
 # -- what engines must answer -----------------------------------------------------------------
 
 
-def engine_answering(*receipts: Any) -> tuple[VllmEngine, Log]:
+async def engine_answering(*receipts: Any) -> Fakes:
     """One worker a receipt; each answers `load_weights` with it."""
-    log = Log()
-
-    async def answer(receipt: Any) -> list[Any]:
-        return [receipt]
-
-    class Worker(FakeWorker):
-        def __getattr__(self, name: str) -> Any:
-            method = super().__getattr__(name)
-            if name != "load_weights":
-                return method
-            receipt = receipts[self._index]
-
-            class Answering:
-                def remote(self, *args: Any) -> Any:
-                    method.remote(*args)
-                    return answer(receipt)
-
-            return Answering()
-
-    workers = [Worker(log, i) for i in range(len(receipts))]
-    return VllmEngine(workers, RolloutConfig()), log
+    fakes = await Fakes(engines=len(receipts)).ready(version=None)
+    for actor, receipt in zip(fakes.launched, receipts, strict=True):
+        actor.receipts = [receipt]
+    return fakes
 
 
 async def test_engines_that_all_confirm_may_sample_and_are_told_nothing_they_hold():
     right = {"version": 3, "checksum": "x"}
-    engine, log = engine_answering(right, right)
-    assert await engine.load_weights(Loaded("x"), 3) == "x"
-    assert log.calls == [(0, "load_weights", None, 3), (1, "load_weights", None, 3)]
+    fakes = await engine_answering(right, right)
+    assert await fakes.engine.load_weights(Loaded("x"), 3) == "x"
+    for actor in fakes.launched:
+        assert [c for c in actor.calls if c[0] != "ping"][1:] == [("load_weights", None, 3)]
+    await fakes.engine.close()
 
 
 @pytest.mark.parametrize(
     "wrong", [{"version": 3, "checksum": "y"}, {"version": 2, "checksum": "x"}, None]
 )
 async def test_one_wrong_receipt_stops_the_run_and_no_engine_samples(wrong: Any):
-    engine, _ = engine_answering({"version": 3, "checksum": "x"}, wrong)
+    fakes = await engine_answering({"version": 3, "checksum": "x"}, wrong)
     with pytest.raises(StopRun, match="expected version 3 and checksum x"):
-        await engine.load_weights(Loaded("x"), 3)
+        await fakes.engine.load_weights(Loaded("x"), 3)
     with pytest.raises(StopRun, match="must not sample"):
-        await engine([1], max_tokens=1, temperature=1.0, seed=0)
+        await fakes.engine([1], max_tokens=1, temperature=1.0, seed=0)
+    await fakes.engine.close()
 
 
 # -- shared memory ----------------------------------------------------------------------------

@@ -1,0 +1,31 @@
+"""The Ray actor of one rollout worker: `VllmWorker`, and what its driver needs to trust it."""
+
+from typing import Any
+
+from rollouts.vllm_worker import VllmWorker
+
+
+class WorkerError(Exception):
+    """A call failed; the worker lives. The message holds the type and the words of its error."""
+
+
+class EngineGone(WorkerError):
+    """A call failed because vLLM's engine core or one of its workers is dead."""
+
+
+class EngineActor(VllmWorker):
+    async def call(self, method: str, *args: Any) -> Any:
+        """What the method returns. Its error crosses as words: reading one of vLLM's own classes
+        would import vLLM in the driver, which stops its event loop for 15 s."""
+        try:
+            return await getattr(self, method)(*args)
+        except Exception as error:
+            kind = EngineGone if self._llm.errored else WorkerError
+            raise kind(f"{type(error).__name__}: {error}") from None
+
+    async def ping(self, idle: bool) -> None:
+        """Returns only if the engine core does, and where it is idle, vLLM's workers too: a busy
+        core waits for them by itself, and should not be made to wait twice."""
+        await self._llm.is_paused()
+        if idle:
+            await self._llm.collective_rpc("weight_receipt")

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import psutil
 
+from rollouts.belongings import DRIVER_MARK, Belongings
+
 T = TypeVar("T")
 
 
@@ -70,7 +72,9 @@ def own_processes() -> list[psutil.Process]:
 
 
 def kill_all(processes: list[psutil.Process]) -> None:
-    """SIGKILL those that still run. psutil compares start times, so a reused id is safe."""
+    """SIGKILL those that still run, and before them whatever carries this driver's mark, with its
+    shared memory. psutil compares start times, so a reused id is safe."""
+    Belongings(DRIVER_MARK).reap(timeout_s=5)
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

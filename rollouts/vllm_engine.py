@@ -66,6 +66,7 @@ class VllmEngine:
     ) -> "VllmEngine":
         """Start the workers without waiting for them; `ready` waits. Engine i gets the bundle
         `first_bundle + i` of a placement group."""
+
         def start(slot: int) -> EngineWorker:
             mark = f"{DRIVER_MARK}-{uuid4().hex}"
             handle: Any = (
@@ -212,7 +213,7 @@ class VllmEngine:
     async def load_weights(self, sent: Sent, version: int) -> str:
         """Give all workers new weights, if the sender did not. Returns the checksum they agree on;
         raises StopRun if one answers with another version or checksum than was sent."""
-        self.version, self._sent = version, sent
+        self.version, self._sent, self._confirmed = version, sent, -1
         answers = await self._set.all(
             "load_weights", sent.update_info(), version, stage="load weights"
         )

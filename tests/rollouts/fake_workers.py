@@ -67,9 +67,6 @@ class FakeActor:
 
 
 class FakeBelongings:
-    mark = "fake"
-    segments: set[str] = set()
-
     def __init__(self) -> None:
         self.reaped = 0
 

@@ -213,7 +213,7 @@ async def test_a_worker_that_cannot_start_is_told_at_once_and_nothing_stays():
 async def test_with_nccl_a_death_ends_the_run_because_nobody_can_join():
     fakes = await Fakes(replace=False).ready()
     fakes.launched[0].die()
-    with pytest.raises(StopRun, match="weight_sync.backend=nccl"):
+    with pytest.raises(StopRun, match=r"weight_sync\.backend=nccl"):
         async with asyncio.timeout(5):
             while True:
                 await asyncio.gather(*fakes.ask("a", 1))
@@ -253,6 +253,15 @@ async def test_a_replacement_that_answers_with_other_weights_never_samples(fakes
         await asyncio.sleep(0.005)
     assert isinstance(answer, StopRun) and "of something else" in str(answer)
     assert not any(actor.samples for actor in fakes.launched[2:])
+
+
+async def test_weights_sent_again_under_the_same_version_must_be_confirmed_again(fakes: Fakes):
+    fakes.launched[0].receipts = [{"version": 0, "checksum": "of something else"}]
+    with pytest.raises(StopRun, match="of something else"):
+        await fakes.sync(0)
+    await fakes.engine.resume()
+    with pytest.raises(StopRun, match="must not sample"):
+        await asyncio.gather(*fakes.ask("a", 1))
 
 
 async def test_in_evaluation_a_replacement_loads_nothing():

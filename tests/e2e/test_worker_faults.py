@@ -1,0 +1,236 @@
+"""Real workers that are killed or stopped while they generate; a sender and a driver that are
+killed. Every request is answered once, with the tokens of an undisturbed run, and nothing stays."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from rl.checkpoint import read_checkpoint
+from rl.run_folder import read_jsonl
+from rl.types import StopRun
+from rl.weight_sync import PausedSync, SharedMemorySender, WeightSyncConfig
+from rollouts.belongings import DRIVER_MARK, marked
+from rollouts.engine import RolloutConfig
+from rollouts.weights import buffer_path
+from rollouts.worker_set import EngineWorker
+from tests.e2e.conftest import COMMAND, SMALL
+from tests.e2e.test_weight_sync import LocalLearner
+from tests.fakes import tiny_llama
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+on_one_loop = pytest.mark.asyncio(loop_scope="module")
+
+REQUESTS, TOKENS = 12, 1500
+ROLES = ("ray::EngineActor", "VLLM::EngineCore", "VLLM::Worker")
+MODEL: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "vocab_size": 256,
+    "max_position_embeddings": 2048,
+    "initializer_range": 0.02,
+}
+
+
+def segments_here() -> set[str]:
+    return {p.name for p in Path("/dev/shm").iterdir() if p.name.startswith(("psm_", "conjoint-"))}
+
+
+def until(what: Callable[[], Any], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+@dataclass
+class Bench:
+    """Two workers that hold other weights than their folder's, and what they answer undisturbed."""
+
+    engine: Any
+    sync: Callable[[int], Awaitable[None]]
+    """Sends the same weights as some version."""
+    reference: list[list[int]]
+
+    def ask(self) -> "list[asyncio.Task[Any]]":
+        return [
+            asyncio.ensure_future(
+                self.engine(
+                    [7, i + 1, 9], max_tokens=TOKENS, temperature=0.7, seed=i, session=f"s{i}"
+                )
+            )
+            for i in range(REQUESTS)
+        ]
+
+    async def worker(self, slot: int) -> EngineWorker:
+        """The one in this slot, once it is up."""
+        async with asyncio.timeout(400):
+            while not self.engine._set.slots[slot].up:
+                await asyncio.sleep(0.1)
+        return self.engine._set.slots[slot]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
+    import ray
+
+    from rollouts.vllm_engine import VllmEngine
+
+    before = segments_here()
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    folder = tiny_llama(tmp_path_factory.mktemp("model") / "tiny", **MODEL)
+    cfg = RolloutConfig(
+        engines=2, threads=1, max_tokens=TOKENS, max_model_len=2048, heartbeat_s=1.0,
+        hang_timeout_s=15.0, start_timeout_s=400.0,
+    )  # fmt: skip
+    engine = VllmEngine.launch(str(folder), cfg, 0, "shm")
+    path = buffer_path("faults")
+    learner = LocalLearner(folder)
+    learner.disturb()
+    sync = PausedSync(WeightSyncConfig(), SharedMemorySender(path), 256, 0)
+    try:
+        await engine.ready([], 600)
+        made = Bench(engine, lambda version: sync(learner, engine, version), [])  # type: ignore[arg-type]
+        await made.sync(1)
+        made.reference = [c.tokens for c in await asyncio.gather(*made.ask())]
+        assert len({tuple(tokens) for tokens in made.reference}) == REQUESTS
+        yield made
+    finally:
+        await engine.close()
+        os.unlink(path)
+        ray.shutdown()
+    assert marked(DRIVER_MARK) == []
+    assert segments_here() <= before
+
+
+CASES = [(number, role) for number in (signal.SIGKILL, signal.SIGSTOP) for role in ROLES]
+
+
+@pytest.mark.parametrize(
+    ("case", "number", "role"), [(i, *c) for i, c in enumerate(CASES)], ids=lambda value: str(value)
+)
+@on_one_loop
+async def test_no_answer_is_lost_or_doubled_when_a_process_is_lost(
+    bench: Bench, case: int, number: int, role: str
+):
+    """Alternately on both workers, so that the other of the two may still be starting."""
+    worker = await bench.worker(case % 2)
+    bench.engine.drain_metrics()
+    owned = worker.belongings.note()
+    assert len(owned) >= len(ROLES) and worker.belongings.segments
+    (pid,) = (p for p in owned if psutil.Process(p).cmdline()[0].startswith(role))
+    asked = bench.ask()
+    await asyncio.sleep(1.0)
+    assert worker.load and not any(task.done() for task in asked)
+    held = worker.load
+    os.kill(pid, number)
+
+    answers = await asyncio.wait_for(asyncio.gather(*asked), 500)
+    assert [answer.tokens for answer in answers] == bench.reference
+    assert {answer.version for answer in answers} == {1}
+    metrics = bench.engine.drain_metrics()
+    assert metrics["engine/deaths"] == 1.0 and metrics["engine/requeued"] == held
+    await asyncio.to_thread(until, lambda: not worker.belongings.processes(), 30)
+    assert worker.belongings.processes() == [] and not any(map(psutil.pid_exists, alive(owned)))
+    assert not any(os.path.exists(path) for path in worker.belongings.segments)
+
+
+def alive(pids: list[int]) -> list[int]:
+    """Those that are no zombies."""
+    found = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    return [p.pid for p in found if p.status() != psutil.STATUS_ZOMBIE]
+
+
+@on_one_loop
+async def test_half_written_weights_are_refused_and_never_sampled(bench: Bench):
+    await bench.worker(0)
+    await bench.worker(1)
+    engine = bench.engine
+    await engine.pause()
+    sent = engine._sent
+    with open(sent.path, "r+b") as buffer:
+        buffer.write(b"\1" * (sent.nbytes // 2))
+    with pytest.raises(StopRun, match=r"did not load weights: .*arrived damaged"):
+        await engine.load_weights(sent, 1)
+    await engine.resume()
+    with pytest.raises(StopRun, match="must not sample"):
+        await engine([7], max_tokens=1, temperature=1.0, seed=0)
+    await bench.sync(2)  # whole ones mend it
+    answers = await asyncio.gather(*bench.ask())
+    assert [answer.tokens for answer in answers] == bench.reference
+    assert {answer.version for answer in answers} == {2}
+
+
+@on_one_loop
+async def test_a_fourth_death_in_a_row_ends_the_run(bench: Bench):
+    """The last test of these workers."""
+    workers, engine = [], bench.engine
+    async with asyncio.timeout(300):
+        while engine._set._stop is None:
+            worker = engine._set.slots[1]
+            pids = await asyncio.to_thread(worker.belongings.processes)
+            if pids and not worker.words:
+                workers.append(worker)
+                os.kill(pids[0], signal.SIGKILL)
+            await asyncio.sleep(0.05)
+    with pytest.raises(StopRun, match=r"vllm-1 died 4 times in a row.*rollout.max_deaths=3"):
+        await engine.pause()
+    assert len(set(workers)) == 4
+
+
+async def test_a_worker_that_cannot_start_is_told_with_its_traceback(tmp_path: Path, bench: Bench):
+    from rollouts.vllm_engine import VllmEngine
+
+    cfg = RolloutConfig(vllm={"no_such_key": 1})
+    engine = VllmEngine.launch(str(tmp_path), cfg, 0, "shm")
+    with pytest.raises(StopRun, match=r"vllm-0 did not start(.|\n)*Traceback|no_such_key"):
+        await engine.ready([], 300)
+    assert not engine._set.slots[0].belongings.processes()
+
+
+# -- the whole command --------------------------------------------------------------------------
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def test_a_sender_killed_half_way_and_then_a_killed_driver(runs: Path):
+    path, before = runs / "half", segments_here()
+    words = [*SMALL, f"run_dir={path}", "eval.tasks=0", "eval.judge_pairs=0", "checkpoint.every=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.e2e.half_sender", "quickstart", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stdout
+    assert re.search(r"^stopped: a learner rank died in stage 'send_weights'", done.stdout, re.M)
+    assert read_checkpoint(path / "checkpoints")[1] == 2
+    assert until(lambda: segments_here() <= before, 30), segments_here() - before
+
+    driver = subprocess.Popen(
+        [str(COMMAND), "train", f"resume={path}", "num_steps=100"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    steps = path / "metrics.jsonl"
+    resumed = until(lambda: sum("loss/policy" in r for r in read_jsonl(steps)) >= 3, 600)
+    started = psutil.Process(driver.pid).children(recursive=True)
+    assert resumed and len(started) > 5 and not segments_here() <= before
+    driver.kill()
+    driver.wait()
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert [p.name() for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
+    assert until(lambda: segments_here() <= before, 20), segments_here() - before
+    read_checkpoint(path / "checkpoints")

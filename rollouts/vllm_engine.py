@@ -86,7 +86,7 @@ class VllmEngine:
             )
             return EngineWorker(slot, handle, Belongings(mark), lambda: ray.kill(handle))
 
-        return VllmEngine(WorkerSet(start, cfg, replace=backend != "nccl"), cfg)
+        return VllmEngine(WorkerSet(start, cfg, replace=backend == "shm"), cfg)
 
     async def ready(self, stop_ids: Sequence[int], timeout_s: float) -> None:
         try:

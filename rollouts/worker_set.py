@@ -12,6 +12,7 @@ run: from then on `check` raises StopRun, and so does everything that asks for a
 
 import asyncio
 import contextlib
+import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from rollouts.belongings import Belongings
 from rollouts.engine import RolloutConfig
 from rollouts.engine_actor import EngineGone
 
+_LOG = logging.getLogger(__name__)
 _SESSIONS = 65_536
 """How many sessions are remembered, the last used ones."""
 _MAX_BACKOFF_S = 60.0
@@ -191,6 +193,8 @@ class WorkerSet:
         self.deaths += 1
         self._in_a_row[worker.slot] += 1
         self._stop = self._stop or self._verdict(worker)
+        if self._stop is None:
+            _LOG.warning("%s is dead and will be replaced: %s", worker.name, words.split("\n")[0])
         self._spawn(self._replace(worker))
         self._changed.set()
 
@@ -203,8 +207,8 @@ class WorkerSet:
             return StopRun(f"rollout worker {worker.name} did not start: {words}")
         if not self._replaces:
             return StopRun(
-                f"rollout worker {worker.name} is dead, and with weight_sync.backend=nccl no other "
-                "can join the group that weights travel in: go on from the last checkpoint with "
+                f"rollout worker {worker.name} is dead, and only with weight_sync.backend=shm can "
+                "another be given the weights of the others: go on from the last checkpoint with "
                 f"conjoint train resume=RUN_DIR. {words}"
             )
         if row > limit:
@@ -245,7 +249,7 @@ class WorkerSet:
         """While it starts, so that one that dies then leaves nothing unseen."""
         while not worker.words:
             await asyncio.to_thread(worker.belongings.note)
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(self._cfg.heartbeat_s)
 
     async def _heartbeat(self, worker: EngineWorker) -> None:
         while worker.up:
@@ -259,10 +263,8 @@ class WorkerSet:
                 )
 
     async def _remove(self, worker: EngineWorker) -> None:
-        """What it said last is read before, what it mapped is noted, then everything is killed."""
-        await asyncio.to_thread(worker.belongings.note)
-        worker.kill()
         await asyncio.to_thread(worker.belongings.reap)
+        worker.kill()
 
     async def close(self) -> None:
         """End every worker and what it started."""

@@ -210,10 +210,10 @@ async def test_a_worker_that_cannot_start_is_told_at_once_and_nothing_stays():
     assert len(fakes.launched) == 2 and all(b.reaped for b in fakes.belongings)
 
 
-async def test_with_nccl_a_death_ends_the_run_because_nobody_can_join():
+async def test_where_no_replacement_can_be_given_the_weights_a_death_ends_the_run():
     fakes = await Fakes(replace=False).ready()
     fakes.launched[0].die()
-    with pytest.raises(StopRun, match=r"weight_sync\.backend=nccl"):
+    with pytest.raises(StopRun, match=r"only with weight_sync\.backend=shm"):
         async with asyncio.timeout(5):
             while True:
                 await asyncio.gather(*fakes.ask("a", 1))

@@ -15,6 +15,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rl.types import Completion, StopRun, derive_seed
+from rollouts.admission import Admission
 from rollouts.belongings import DRIVER_MARK, Belongings, mark_environment
 from rollouts.engine import RolloutConfig
 from rollouts.engine_actor import EngineActor
@@ -31,7 +32,7 @@ class VllmEngine:
     def __init__(self, workers: WorkerSet, cfg: RolloutConfig) -> None:
         self._set = workers
         self._set.join = self._join
-        self._max_num_seqs = cfg.max_num_seqs
+        self._admission = Admission(cfg.engines, cfg.max_num_seqs)
         self._request_timeout = cfg.request_timeout_s
         self._waiting: dict[str, _Waiting] = {}
         self._in_flight: set[asyncio.Task[None]] = set()
@@ -154,7 +155,9 @@ class VllmEngine:
             worker = await self._worker(session, waiting)
             try:
                 requests = [request for request, _ in waiting]
-                return worker, await self._set.sample(worker, requests)
+                sampled = await self._set.sample(worker, requests)
+                self._admission.observe(worker.slot, sampled.load)
+                return worker, sampled.results
             except WorkerDied:
                 self._requeued += len(waiting)
 
@@ -179,9 +182,11 @@ class VllmEngine:
 
     @property
     def capacity(self) -> int:
-        return self._max_num_seqs * max(1, len(self._set.up))
+        return self._admission.capacity([worker.slot for worker in self._set.up])
 
     async def pause(self, *, drain: bool = True) -> None:
+        if drain and not self._flowing.is_set():
+            await self.resume()  # what an earlier pause froze must go on to its end
         self._open.clear()
         while drain and (self._in_flight or self._waiting):
             # A replacement may join here: what is drained may have to be sampled on it.
@@ -191,18 +196,29 @@ class VllmEngine:
         await self._set.all("pause", drain, stage="pause")
 
     async def abort(self) -> None:
-        for task, waiting in list(self._parked.items()):
-            for _, future in waiting:
-                if not future.done():
-                    future.set_result(Completion([], [], "abort", self.version))
-            task.cancel()
-        await self._set.all("abort", stage="abort")
+        self._set.check()
+        await asyncio.sleep(0)  # what was asked for in this tick is sent
+        asked = set(self._in_flight)
+        while asked := asked & self._in_flight:
+            for task, waiting in list(self._parked.items()):
+                for _, future in waiting:
+                    if not future.done():
+                        future.set_result(Completion([], [], "abort", self.version))
+                task.cancel()
+            await self._set.all("abort", stage="abort")
+            # Again for a call that reached its worker after this, or went to another.
+            await asyncio.wait(asked, timeout=0.5)
 
     def drain_metrics(self) -> dict[str, float]:
         """Counts since the last call."""
         deaths, requeued = self._set.deaths - self._deaths_drained, self._requeued
         self._deaths_drained, self._requeued = self._set.deaths, 0
-        return {"engine/deaths": float(deaths), "engine/requeued": float(requeued)}
+        return {
+            "engine/deaths": float(deaths),
+            "engine/requeued": float(requeued),
+            "engine/capacity": float(self.capacity),
+            **self._admission.drain_metrics(),
+        }
 
     async def resume(self) -> None:
         await self._set.all("resume", stage="resume")
@@ -234,6 +250,7 @@ class VllmEngine:
 
     async def _join(self, worker: EngineWorker) -> None:
         """What a worker must hold before it is up; no sync is between pause and resume here."""
+        self._admission.replaced(worker.slot)
         if self._sent is None:
             return
         self._check_receipts(

@@ -5,7 +5,9 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+from rollouts.admission import Load
 from rollouts.engine import RolloutConfig
+from rollouts.load_meter import LoadMeter
 
 _BACKENDS = {"shm": "shm", "nccl": "conjoint_nccl"}
 """weight_sync.backend -> the name under which vLLM knows the receiving side."""
@@ -26,6 +28,13 @@ class SampleResult:
     stop_reason: str
     versions: list[int]
     """Of the weights that drew each token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    results: list[SampleResult]
+    load: Load
+    """Of the worker since its last answer, so that nobody has to ask for it."""
 
 
 def engine_environment(cfg: RolloutConfig) -> dict[str, str]:
@@ -56,7 +65,7 @@ def engine_args(model: str, cfg: RolloutConfig, seed: int) -> dict[str, Any]:
         "tensor_parallel_size": cfg.tensor_parallel,
         # Log-probs of the distribution really sampled: after temperature.
         "logprobs_mode": "processed_logprobs",
-        "disable_log_stats": True,
+        "disable_log_stats": True,  # vLLM's own; the worker adds a logger for itself
         "enforce_eager": not on_gpu,
         "worker_extension_cls": "rollouts.shm_transfer.WorkerExtension",
     }
@@ -92,11 +101,12 @@ class VllmWorker:
         )
         self._count = 0
         self._running: set[str] = set()
+        self._meter = LoadMeter()
         args = AsyncEngineArgs(
             **engine_args(model, cfg, seed),
             weight_transfer_config=WeightTransferConfig(backend=_BACKENDS[backend]),
         )
-        self._llm = AsyncLLM.from_engine_args(args)
+        self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[lambda *_: self._meter])
 
     async def ready(self, stop_ids: list[int]) -> None:
         self._stop_ids = stop_ids
@@ -107,9 +117,10 @@ class VllmWorker:
 
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info))
 
-    async def sample(self, requests: list[SampleRequest]) -> list[SampleResult]:
+    async def sample(self, requests: list[SampleRequest]) -> Sampled:
         """Answers all requests of one session; returns when the last has ended."""
-        return list(await asyncio.gather(*map(self._sample_one, requests)))
+        results = await asyncio.gather(*map(self._sample_one, requests))
+        return Sampled(list(results), self._meter.report(len(results)))
 
     async def _sample_one(self, request: SampleRequest) -> SampleResult:
         from vllm import SamplingParams
@@ -122,10 +133,11 @@ class VllmWorker:
             logprobs=0,
             repetition_detection=self._repetition,
         )
-        output = (await self._final_output(request.tokens, params)).outputs[0]
-        logprobs = [
-            step[t].logprob for t, step in zip(output.token_ids, output.logprobs, strict=True)
-        ]
+        ended = await self._final_output(request.tokens, params)
+        self._meter.answered(len(request.tokens), ended.num_cached_tokens or 0)
+        output = ended.outputs[0]
+        steps = output.logprobs or []  # none if it was aborted before its first token
+        logprobs = [step[t].logprob for t, step in zip(output.token_ids, steps, strict=True)]
         spans = output.weight_versions or []
         return SampleResult(
             tokens=list(output.token_ids),
@@ -144,11 +156,13 @@ class VllmWorker:
         request = str(self._count)
         prompt = TokensPrompt(prompt_token_ids=tokens)
         self._running.add(request)
+        self._meter.entered(1)
         try:
             outputs = self._llm.generate(prompt, params, request_id=request)
             return [output async for output in outputs][-1]
         finally:
             self._running.discard(request)
+            self._meter.entered(-1)
 
     async def prompt_logprobs(self, tokens: list[int]) -> list[float]:
         """log p(tokens[i] | tokens[:i]) at temperature 1, for i >= 1."""
@@ -165,10 +179,12 @@ class VllmWorker:
         # clear_cache drops KV of old weights, that of frozen requests too, and makes prefix hits
         # start anew each step, so that a resumed run sees the same hits as an uninterrupted one.
         await self._llm.pause_generation(mode="wait" if drain else "keep", clear_cache=True)
+        self._meter.froze()
 
     async def abort(self) -> None:
         """Each running request returns what it has."""
         await self._llm.abort(list(self._running))
+        self._meter.emptied()
 
     async def resume(self) -> None:
         await self._llm.resume_generation()

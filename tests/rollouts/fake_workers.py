@@ -5,9 +5,10 @@ from typing import Any
 
 from ray.exceptions import RayActorError
 
+from rollouts.admission import Load
 from rollouts.engine import RolloutConfig
 from rollouts.vllm_engine import VllmEngine
-from rollouts.vllm_worker import SampleResult
+from rollouts.vllm_worker import Sampled, SampleResult
 from rollouts.worker_set import EngineWorker, WorkerSet
 
 CONFIG: dict[str, Any] = {"heartbeat_s": 0.01, "hang_timeout_s": 0.05, "engines": 2}
@@ -24,7 +25,11 @@ class FakeActor:
         """Requests of all `sample` calls, answered or not."""
         self.version: int | None = None
         self.receipts = fakes.receipts
+        self.load = Load(1, 1, 0.0, 0, 0, 0)
+        """What its next answers report."""
         self.hangs = False
+        self._ended, self._thawed = asyncio.Event(), asyncio.Event()
+        self._thawed.set()
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if fakes.dies_at_start(slot):
             self.die("no memory left")
@@ -48,13 +53,33 @@ class FakeActor:
         if method == "ready":
             await self.fakes.start_gate.wait()
         if method == "sample":
-            self.samples += args[0]
-            await self.fakes.sample_gate.wait()
-            return [SampleResult([r.seed], [-1.0], "stop", []) for r in args[0]]
+            return await self._sample(args[0])
+        if method == "pause" and not args[0]:
+            self._thawed.clear()
+        if method == "resume":
+            self._thawed.set()
+        if method == "abort":
+            self._ended.set()
+            self._ended = asyncio.Event()
         if method == "load_weights":
             self.version = args[1]
             return self.receipts or [{"version": args[1], "checksum": args[0]["sum"]}]
         return None
+
+    async def _sample(self, requests: list[Any]) -> Sampled:
+        """Ends when the gate is open and the worker is not frozen, or when it is aborted."""
+        self.samples += requests
+
+        async def drawn() -> None:
+            await self.fakes.sample_gate.wait()
+            await self._thawed.wait()
+
+        work, ended = asyncio.ensure_future(drawn()), asyncio.ensure_future(self._ended.wait())
+        await asyncio.wait({work, ended}, return_when=asyncio.FIRST_COMPLETED)
+        stop = "stop" if work.done() else "abort"
+        work.cancel()
+        ended.cancel()
+        return Sampled([SampleResult([r.seed], [-1.0], stop, []) for r in requests], self.load)
 
     @property
     def dead(self) -> bool:

@@ -98,8 +98,9 @@ async def test_what_a_lost_worker_had_is_asked_again_unchanged_and_answered_once
     assert kept.samples[1:] == lost.samples
     await fakes.healed()
     assert fakes.belongings[0].reaped == 1 and fakes.belongings[1].reaped == 0
-    assert fakes.engine.drain_metrics() == {"engine/deaths": 1.0, "engine/requeued": 2.0}
-    assert fakes.engine.drain_metrics() == {"engine/deaths": 0.0, "engine/requeued": 0.0}
+    for deaths, requeued in ((1.0, 2.0), (0.0, 0.0)):
+        found = fakes.engine.drain_metrics()
+        assert (found["engine/deaths"], found["engine/requeued"]) == (deaths, requeued)
 
 
 async def test_a_long_answer_is_no_hang(fakes: Fakes):

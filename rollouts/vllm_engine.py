@@ -112,11 +112,7 @@ class VllmEngine:
     ) -> Completion:
         self._set.check()
         await self._open.wait()
-        if self._confirmed != self.version:
-            raise StopRun(
-                f"the engine was given weights {self.version} but confirmed {self._confirmed}; "
-                "it must not sample"
-            )
+        self._check_confirmed()
         request = SampleRequest(list(tokens), max_tokens, temperature, seed)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Completion] = loop.create_future()
@@ -126,6 +122,13 @@ class VllmEngine:
             # Runs after every call already scheduled for this tick: they travel together.
             loop.call_soon(self._send, session)
         return await future
+
+    def _check_confirmed(self) -> None:
+        if self._confirmed != self.version:
+            raise StopRun(
+                f"the engine was given weights {self.version} but confirmed {self._confirmed}; "
+                "it must not sample"
+            )
 
     def _send(self, session: str) -> None:
         task = asyncio.ensure_future(self._sample(session, self._waiting.pop(session)))
@@ -185,7 +188,7 @@ class VllmEngine:
         return self._admission.capacity([worker.slot for worker in self._set.up])
 
     async def pause(self, *, drain: bool = True) -> None:
-        if drain and not self._flowing.is_set():
+        if drain and self._in_flight and not self._flowing.is_set():
             await self.resume()  # what an earlier pause froze must go on to its end
         self._open.clear()
         while drain and (self._in_flight or self._waiting):
@@ -221,6 +224,8 @@ class VllmEngine:
         }
 
     async def resume(self) -> None:
+        if self._in_flight:  # frozen calls, which would go on with these weights
+            self._check_confirmed()
         await self._set.all("resume", stage="resume")
         self._set.release()
         self._flowing.set()

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from rl.types import Completion
-from tests.rollouts.fake_workers import Fakes, settled
+from rl.types import Completion, StopRun
+from tests.rollouts.fake_workers import Fakes, Sent, settled
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -100,6 +100,19 @@ async def test_a_pause_that_drains_lets_what_was_frozen_end_first(fakes: Fakes):
     assert not late[0].done()
     await fakes.engine.resume()
     assert await ends(late) == ["stop"]
+
+
+async def test_frozen_calls_do_not_go_on_with_weights_that_no_engine_confirmed(fakes: Fakes):
+    calls = await running(fakes)
+    await fakes.engine.pause(drain=False)
+    fakes.launched[0].receipts = [{"version": 1, "checksum": "of something else"}]
+    with pytest.raises(StopRun, match="answered the weight sync"):
+        await fakes.engine.load_weights(Sent(1), 1)
+    for go_on in (fakes.engine.resume, fakes.engine.pause):
+        with pytest.raises(StopRun, match="must not sample"):
+            await go_on()
+    await fakes.engine.abort()
+    assert await ends(calls) == ["abort"] * 3
 
 
 async def test_an_abort_ends_a_pause_that_drains(fakes: Fakes):

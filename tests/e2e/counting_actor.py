@@ -1,0 +1,25 @@
+"""A rollout worker without an engine: it answers at once and counts what it is asked."""
+
+from typing import Any
+
+from rollouts.admission import Load
+from rollouts.vllm_worker import Sampled, SampleResult
+
+
+class CountingActor:
+    """A Ray actor as `rollouts/engine_actor.py` is one."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    async def calls(self) -> int:
+        return self._calls
+
+    async def call(self, method: str, *args: Any) -> Any:
+        self._calls += 1
+        if method == "load_weights":
+            return [{"version": args[1], "checksum": args[0]["sum"]}]
+        if method == "sample":
+            results = [SampleResult([r.seed % 90, 1], [-1.0, -1.0], "stop", []) for r in args[0]]
+            return Sampled(results, Load(len(results), len(results), 0.0, 0, 0, 0))
+        return None

@@ -106,7 +106,8 @@ class VllmWorker:
             **engine_args(model, cfg, seed),
             weight_transfer_config=WeightTransferConfig(backend=_BACKENDS[backend]),
         )
-        self._llm = AsyncLLM.from_engine_args(args, stat_loggers=[lambda *_: self._meter])
+        loggers: Any = [lambda *_: self._meter]
+        self._llm = AsyncLLM.from_engine_args(args, stat_loggers=loggers)
 
     async def ready(self, stop_ids: list[int]) -> None:
         self._stop_ids = stop_ids

@@ -138,7 +138,7 @@ class WorkerSet:
             self._held = False
             self._gate.release()
 
-    async def sample(self, worker: EngineWorker, requests: list[Any]) -> list[Any]:
+    async def sample(self, worker: EngineWorker, requests: list[Any]) -> Any:
         """Without a deadline: an answer may take long, and the heartbeat sees a hang."""
         worker.load += len(requests)
         try:

@@ -14,7 +14,7 @@ from rewards.base import Example, RewardContext, RewardFn
 from rewards.choice import Choice, parse_choice
 from rewards.judge_prompt import TEMPLATES, Verdict, judge_messages, parse_verdict, verdict_text
 from rewards.pairs import PairVerdict, choose_pairs, grade, without_judge
-from rewards.rubrics import Rubric
+from rewards.rubrics import Rubric, rubrics_for
 from rl.types import (
     ConjointError,
     Group,
@@ -260,7 +260,7 @@ def rubric_reward(judge: Judge, rubrics: Sequence[Rubric]) -> RewardFn:
 
     async def score(group: Group, context: RewardContext) -> list[Score]:
         task = group.task
-        asked = [r for r in rubrics if r.applies(task.kind)]
+        asked = rubrics_for(task, rubrics, context.seed)
         if not asked:
             raise ConjointError(
                 f"reward.rubrics: no rubric applies to tasks of kind '{task.kind}'; "
@@ -279,7 +279,9 @@ def rubric_reward(judge: Judge, rubrics: Sequence[Rubric]) -> RewardFn:
                 for i, j in pairs
             )
         )
-        return [_win_rate(i, pairs, verdicts) for i in range(len(trajectories))]
+        drawn = {r.name for r in asked} != {r.name for r in rubrics}
+        note = f"judged by {', '.join(f'{r.name} v{r.version}' for r in asked)}" if drawn else ""
+        return [_win_rate(i, pairs, verdicts, note) for i in range(len(trajectories))]
 
     return score
 
@@ -289,7 +291,7 @@ def _finished(trajectory: Trajectory) -> bool:
 
 
 def _win_rate(
-    index: int, pairs: Sequence[tuple[int, int]], verdicts: Sequence[PairVerdict]
+    index: int, pairs: Sequence[tuple[int, int]], verdicts: Sequence[PairVerdict], note: str
 ) -> Score:
     points: list[float] = []
     reasons: list[str] = []
@@ -303,6 +305,7 @@ def _win_rate(
             points.append(point)
     if not points:
         return Score.infra_error(SCORE_NAME, *(reasons or ["there is no answer to compare with"]))
+    reasons += [note] if note else []
     rate = sum(points) / len(points)
     outcome = Outcome.PASS if rate >= 0.5 else Outcome.FAIL
     return Score(SCORE_NAME, rate, outcome, tuple(reasons))

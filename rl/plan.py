@@ -46,6 +46,12 @@ def prepare(cfg: Config) -> Plan:
     if model is None and (nano := nano_folder(cfg.sft)).is_dir():
         model = nano
     rubrics = load_rubrics(cfg.reward.rubrics)
+    for rubric in rubrics:
+        if rubric.kind == "task":
+            raise ConjointError(
+                f"reward.rubrics: '{rubric.name}' is of kind task, so it belongs to single tasks; "
+                "name it in the field 'rubrics' of their rows, or make it of kind core"
+            )
     judged = [k for k in cfg.kinds if "rubric" in cfg.reward.kinds[k]]
     for kind in judged if rubrics else ():
         if not any(rubric.applies(kind) for rubric in rubrics):

@@ -18,7 +18,7 @@ from typing import Any
 
 from envs.sources.nano import SOURCES, VERIFIABLE, demonstrations, open_pairs, verifiable_pairs
 from rewards.judge_prompt import judge_messages, verdict_text
-from rewards.rubrics import load_rubrics, shipped_rubrics
+from rewards.rubrics import find_rubric, load_rubrics
 from rl.nano import NanoConfig, build_model, build_tokenizer, save_policy
 from rl.types import ConjointError, Message, derive_seed
 
@@ -26,6 +26,15 @@ Conversation = list[Message]
 Row = dict[str, list[int]]
 
 JUDGE_TEMPLATE = "compact"
+JUDGE_RUBRICS = (
+    "clarity",
+    "fluency",
+    "grounded",
+    "no_praise",
+    "no_self_justification",
+    "safety",
+)
+"""The rubrics of nano's verdicts in SFT: its critic knows no other."""
 _WINDOW = 8
 """Batches among which rows are sorted by length."""
 _SOURCE_CODE = (
@@ -33,7 +42,7 @@ _SOURCE_CODE = (
     *(f"envs/sources/{name}.py" for name in ("constraints", "topics", "nano")),
     *("rl/nano.py", "rl/sft.py", "rl/optim/batched_muon.py", "rewards/judge_prompt.py"),
 )
-"""What decides nano beside its config and the shipped rubrics."""
+"""What decides nano beside its config and its rubrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +96,7 @@ class SftConfig:
 
 def judge_conversations(split: str, count: int, seed: int) -> list[Conversation]:
     """Verdicts on pairs of all kinds; each pair in both orders, so that no letter is favoured."""
-    rubrics = [r for r in load_rubrics(shipped_rubrics()) if r.applies("open")]
+    rubrics = load_rubrics(JUDGE_RUBRICS)
     each = -(-count // (2 * len(SOURCES)))
     pairs = {kind: verifiable_pairs[kind](split, each, seed + 1) for kind in VERIFIABLE}
     pairs["open"] = open_pairs(split, each, seed + 1)
@@ -262,7 +271,7 @@ def nano_key(cfg: SftConfig) -> str:
     """A hash of the config and of every file that decides what nano is."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256(json.dumps(asdict(cfg), sort_keys=True).encode())
-    rubrics = sorted((root / "configs" / "rubrics").glob("*.yaml"))
+    rubrics = [find_rubric(name) for name in JUDGE_RUBRICS]
     for file in [*(root / name for name in _SOURCE_CODE), *rubrics]:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]

@@ -11,6 +11,7 @@ from envs.sources.gym import GymSource
 from envs.sources.nano import SOURCES, VERIFIABLE, verifiable_pairs
 from rewards import code, faithfulness, instructions, logic, safety
 from rewards import math as math_reward
+from rewards.rubrics import task_rubrics
 from rewards.sandbox import backend, languages
 from rewards.sandbox.base import SandboxConfig
 from rewards.sandbox.jail import tier_here
@@ -83,6 +84,8 @@ def _split(cfg: Config, kind: str, task: TaskConfig) -> tuple[Source, Source | N
         check = reference_check(cfg.reward.kinds[kind], cfg.sandbox)
         validate = (lambda _, reference: check(reference)) if check else None
         rows = DatasetSource(task.path, kind, suffix=task.prompt_suffix, validate=validate)
+        if "rubric" in cfg.reward.kinds[kind]:
+            _check_rubrics(rows)
         return split_rows(rows, task.heldout, cfg.eval.seed)
     if task.datasets:
         return _gym(cfg, kind, task, "train"), _gym(cfg, kind, task, "heldout")
@@ -92,6 +95,15 @@ def _split(cfg: Config, kind: str, task: TaskConfig) -> tuple[Source, Source | N
             f"kind {kind}; known are {', '.join(SOURCES)}"
         )
     return SOURCES[kind]("train", cfg.seed), SOURCES[kind]("heldout", cfg.eval.seed)
+
+
+def _check_rubrics(rows: DatasetSource) -> None:
+    """Raises ConjointError for a row whose own rubrics are missing or malformed."""
+    for i in range(len(rows)):
+        try:
+            task_rubrics(rows.task(i))
+        except ConjointError as error:
+            raise ConjointError(f"{rows.path}, row {i + 1}: {error}") from error
 
 
 def _code_check(sandbox: SandboxConfig, answers_known: bool) -> Callable[[Any], None]:

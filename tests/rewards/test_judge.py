@@ -256,6 +256,39 @@ async def test_a_rubric_for_other_kinds_is_left_out_and_none_left_is_a_mistake()
         await score(policy, answers("a", "bb"), [replace(CORE[0], applies_to=("math",))])
 
 
+async def test_a_tasks_own_rubric_changes_the_reward() -> None:
+    """A judge that prefers the shorter answer wherever brevity is asked for, else the longer."""
+
+    def reply(prompt: str) -> str:
+        brief = "haiku" in prompt.split("\n")[0]
+        return prefers(lambda text: -len(text) if brief else len(text))(prompt)
+
+    group = answers("moon", "the moon")
+    assert values(await score(Scripted(reply), group)) == [0.0, 1.0]
+    own = {"intent": "As short as a haiku.", "criteria": [{"text": "It is short."}]}
+    group.task = replace(TASK, meta={"rubrics": [own]})
+    scores = await score(Scripted(reply), group)
+    assert values(scores) == [1.0, 0.0]
+    assert scores[0].reasons[-1] == "judged by clarity v1, fluency v1, task v1"
+
+
+async def test_alternative_rubrics_change_the_reward_by_group_and_stay_within_one() -> None:
+    other = replace(CORE[0], name="terse", short="terse", alternative_to="clarity")
+
+    def reply(prompt: str) -> str:
+        terse = "terse" in prompt.split("\n")[0]
+        return prefers(lambda text: -len(text) if terse else len(text))(prompt)
+
+    first = []
+    for i in range(20):
+        group = answers("a", "bb", "ccc")
+        group.task = Task.make("open", f"Question {i}?")
+        found = values(await score(Scripted(reply), group, [CORE[0], other]))
+        assert found in ([0.0, 0.5, 1.0], [1.0, 0.5, 0.0]), "one rubric for all pairs of a group"
+        first.append(found[0])
+    assert set(first) == {0.0, 1.0}
+
+
 async def test_without_a_policy_the_mistake_is_named() -> None:
     with pytest.raises(ConjointError, match=r"reward\.rubrics=\[\]"):
         await rubric_reward(compact(), CORE)(answers("a", "b"), context(None))

@@ -1,12 +1,14 @@
 """Rubric files: the shipped set, a user's own, and one clear sentence for each mistake."""
 
+import os
 from pathlib import Path
 
 import pytest
 import yaml
 
-from rewards.rubrics import Rubric, load_rubrics, shipped_rubrics
-from rl.types import ConjointError
+from rewards.rubric_file import read_rubric
+from rewards.rubrics import Rubric, load_rubrics, rubrics_for, shipped_rubrics
+from rl.types import ConjointError, Task
 
 VALID = {
     "name": "spanish",
@@ -31,10 +33,11 @@ def shipped(name: str) -> Rubric:
     return load_rubrics([name])[0]
 
 
-def test_ships_four_core_and_two_prescriptive_rubrics_with_both_sides() -> None:
+def test_ships_five_core_and_two_prescriptive_rubrics_with_both_sides() -> None:
     rubrics = load_rubrics(shipped_rubrics())
     kinds = {r.name: r.kind for r in rubrics}
     assert kinds == {
+        "calibrated": "core",
         "clarity": "core",
         "fluency": "core",
         "grounded": "core",
@@ -203,3 +206,100 @@ def test_an_unknown_name_lists_the_shipped_ones() -> None:
 def test_the_same_rubric_twice_is_refused() -> None:
     with pytest.raises(ConjointError, match="'clarity' is given twice"):
         load_rubrics(["clarity", "clarity"])
+
+
+# -- lines ------------------------------------------------------------------------------------
+
+BROKEN = """\
+name: spanish
+version: one
+kind: core
+intent: The answer is in Spanish.
+criteria:
+  - text: Every sentence is Spanish.
+    wieght: 2
+  - text: It gives one example.
+    weight: 0
+name: again
+"""
+
+
+def test_all_faults_of_a_file_are_found_with_their_lines(tmp_path: Path) -> None:
+    path = tmp_path / "spanish.yaml"
+    path.write_text(BROKEN)
+    found = read_rubric(path)
+    assert found.rubric is None
+    assert [(p.line, p.words.split("'")[1]) for p in found.problems] == [
+        (1, "short"),
+        (2, "version"),
+        (7, "criteria[0].wieght"),
+        (9, "criteria[1].weight"),
+        (10, "name"),
+    ]
+    with pytest.raises(ConjointError, match=r"spanish\.yaml:1: 'short' must be a text; it is miss"):
+        load_rubrics([str(path)])
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    assert load_rubrics([str(path)])[0].version == 1
+    write(tmp_path, version=2)
+    os.utime(path, ns=(1, 1))
+    assert load_rubrics([str(path)])[0].version == 2
+
+
+# -- for one task ------------------------------------------------------------------------------
+
+OWN = {"intent": "It rhymes.", "criteria": [{"text": "Two lines end in a rhyme."}]}
+
+
+def open_task(*rubrics: object, prompt: str = "Why?") -> Task:
+    return Task.make("open", prompt, None, {"rubrics": list(rubrics)} if rubrics else {})
+
+
+def test_a_task_adds_rubrics_that_it_names_or_holds(tmp_path: Path) -> None:
+    run = load_rubrics(["clarity"])
+    asked = rubrics_for(open_task("grounded", str(write(tmp_path)), OWN), run, 0)
+    assert [r.name for r in asked] == ["clarity", "grounded", "spanish", "task"]
+    own = asked[-1]
+    assert (own.kind, own.short, own.version) == ("task", "It rhymes.", 1)
+    assert rubrics_for(open_task(), run, 0) == run
+
+
+def test_a_column_of_a_parquet_file_may_hold_null() -> None:
+    row = {**OWN, "name": None, "criteria": [{"text": "It rhymes.", "weight": None}]}
+    assert rubrics_for(open_task(row), [], 0)[0].criteria[0].weight == 1.0
+
+
+def test_a_tasks_own_rubric_replaces_the_runs_of_that_name() -> None:
+    (asked,) = rubrics_for(open_task({**OWN, "name": "clarity"}), load_rubrics(["clarity"]), 0)
+    assert asked.intent == "It rhymes."
+
+
+@pytest.mark.parametrize(
+    ("rubrics", "words"),
+    [
+        ("clarity", "field 'rubrics' is a str"),
+        ([3], r"field 'rubrics\[0\]' is 3"),
+        (["clarty"], r"rubrics\[0\]: no rubric 'clarty'"),
+        ([{"intent": "x"}], r"field 'rubrics\[0\]': 'criteria' must be a list"),
+        ([OWN, OWN], "'task' is given twice"),
+    ],
+)
+def test_a_mistake_in_a_row_names_its_field(rubrics: object, words: str) -> None:
+    task = Task.make("open", "Why?", None, {"rubrics": rubrics})
+    with pytest.raises(ConjointError, match=words):
+        rubrics_for(task, [], 0)
+
+
+def test_one_of_several_alternatives_is_drawn_for_each_group(tmp_path: Path) -> None:
+    write(tmp_path, name="spanish")
+    other = tmp_path / "strict.yaml"
+    other.write_text(yaml.safe_dump({**VALID, "name": "strict", "alternative_to": "spanish"}))
+    run = load_rubrics(["no_praise", "spanish", "strict"], search=[tmp_path])
+    drawn = [rubrics_for(open_task(prompt=f"Why {i}?"), run, 0) for i in range(40)]
+    assert {len(asked) for asked in drawn} == {2}
+    assert {r.name for asked in drawn for r in asked} == {"no_praise", "spanish", "strict"}
+    again = [rubrics_for(open_task(prompt=f"Why {i}?"), run, 0) for i in range(40)]
+    assert again == drawn
+    assert [rubrics_for(open_task(prompt=f"Why {i}?"), run, 1) for i in range(40)] != drawn

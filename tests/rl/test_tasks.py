@@ -1,7 +1,14 @@
 """Task sets of a run: what the two seeds decide."""
 
+import json
+from pathlib import Path
+
+import pytest
+
 from rl.config import load_config
+from rl.plan import prepare
 from rl.tasks import TaskSets, build_tasks
+from rl.types import ConjointError
 
 
 def sets(*overrides: str) -> TaskSets:
@@ -25,3 +32,26 @@ def test_the_seed_of_the_evaluation_draws_other_held_out_tasks_and_pairs_and_onl
         assert set(drawn) != set(ids(other)[kind])
     assert one.judge_pairs != other.judge_pairs
     assert [t.id for t in one.mixture.next(8)] == [t.id for t in other.mixture.next(8)]
+
+
+def test_a_row_with_a_broken_rubric_of_its_own_is_refused_with_its_place(tmp_path: Path):
+    rows = tmp_path / "rows.jsonl"
+    own = {"intent": "It rhymes.", "criteria": [{"text": "Two lines rhyme."}]}
+    good, bad = {"prompt": "Sing.", "rubrics": [own]}, {"prompt": "Go.", "rubrics": [{"kind": "x"}]}
+    rows.write_text(json.dumps(good) + "\n")
+    keys = [f"tasks.open.path={rows}", "tasks.open.weight=1"]
+    found = sets(*keys, *(f"tasks.{kind}.weight=0" for kind in ("math", "code", "instruction")))
+    assert found.mixture.next(1)[0].meta["rubrics"] == [own]
+    rows.write_text(json.dumps(good) + "\n" + json.dumps(bad) + "\n")
+    with pytest.raises(ConjointError, match=r"rows\.jsonl, row 2: field 'rubrics\[0\]': 'kind' m"):
+        sets(*keys)
+
+
+def test_a_rubric_of_single_tasks_cannot_judge_all_of_them(tmp_path: Path):
+    file = tmp_path / "one.yaml"
+    file.write_text(
+        "{name: one, version: 1, kind: task, intent: It rhymes., short: rhymes,"
+        " criteria: [{text: Two lines rhyme.}]}"
+    )
+    with pytest.raises(ConjointError, match="'one' is of kind task"):
+        prepare(load_config([f"reward.rubrics=[{file}]"]))

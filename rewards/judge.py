@@ -209,7 +209,7 @@ class Judge:
                 count["first_position"] += verdict.winner == "A"
         first, second = verdicts
         if first is None or second is None:
-            return PairVerdict(None, None, "the judge's reply could not be read")
+            return PairVerdict(None, None, "the judge's reply could not be read", verdicts)
         count["readable_pairs"] += 1
         winners = first.winner, _SWAP[second.winner]
         count["consistent"] += winners[0] == winners[1]
@@ -218,7 +218,7 @@ class Judge:
         if better != "tie" and len(a) != len(b):
             count["length_pairs"] += 1
             count["longer_wins"] += (better == "A") == (len(a) > len(b))
-        return PairVerdict(*_POINTS[better], _explain(first, second))
+        return PairVerdict(*_POINTS[better], _explain(first, second), verdicts)
 
     def drain_metrics(self) -> dict[str, float]:
         """Counts and shares since the last drain; a share of nothing is left out."""

@@ -11,11 +11,16 @@ from rewards.rubrics import Rubric
 
 @dataclass(frozen=True, slots=True)
 class PairVerdict:
-    """What one comparison gives answers a and b: a and b in [0, 1], or None for both (masked)."""
+    """What one comparison gives answers a and b: a and b in [0, 1], or None for both (masked).
+
+    `verdicts` are the judge's own, on (a, b) and on (b, a), None where one cannot be read; None
+    where the judge was not asked or broke.
+    """
 
     a: float | None
     b: float | None
     reason: str
+    verdicts: tuple[Verdict | None, Verdict | None] | None = None
 
     def __post_init__(self) -> None:
         if (self.a is None) != (self.b is None):

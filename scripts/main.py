@@ -97,6 +97,21 @@ def data(
 
 
 @app.command()
+def rubric(
+    subverb: Annotated[str, typer.Argument(help="lint, preview, agree, diff or probe.")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUBRIC|KEY=VALUE", help="Rubric files or names, and keys.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Try rubrics before a run: lint them, preview what a judge makes of responses, measure its
+    agreement, diff two versions, probe it with attacks; see docs/self-critique.md."""
+    _dispatch("rubric", subverb, words or [])
+
+
+@app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="What to measure: learner or rewards.")],
     overrides: Overrides = None,

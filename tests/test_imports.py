@@ -81,7 +81,7 @@ HEAVY: dict[str, set[str]] = {
     "math_verify": {"rewards/symbolic.py"},
     "sympy": {"rewards/gym.py", "rewards/symbolic.py"},
     "reasoning_gym": {"rewards/gym.py"},
-    "nltk": {"rewards/claims.py", "rewards/ifeval/text.py"},
+    "nltk": {"rewards/claims.py", "rewards/ifeval/text.py", "rl/rubric/wording.py"},
     "langdetect": {"rewards/ifeval/text.py"},
     "pebble": {"rewards/worker.py"},
     "pyarrow": {"envs/sources/dataset.py", "rl/ptx.py"},

@@ -46,7 +46,7 @@ def read_rows(path: str) -> list[GradeRow]:
     found = []
     for line, row in rows:
         try:
-            found.append(_row(line, row))
+            found.append(read_row(line, row))
         except ValueError as error:
             raise ConjointError(f"{file} {where} {line}: {error}.") from error
     if not found:
@@ -75,8 +75,8 @@ def grouped(rows: Sequence[GradeRow], *, pairwise: bool, path: str) -> list[list
     return list(groups.values())
 
 
-def _row(line: int, row: Mapping[str, Any]) -> GradeRow:
-    """Raises ValueError for a field that cannot be."""
+def read_row(line: int, row: Mapping[str, Any]) -> GradeRow:
+    """One row as read from line `line`. Raises ValueError for a field that cannot be."""
     kind, response = row.get("kind"), row.get("response")
     if not isinstance(kind, str) or not kind.strip():
         raise ValueError(f"field 'kind' is {_found(row, 'kind')}; expected a task kind like 'math'")

@@ -50,7 +50,7 @@ def run(words: Sequence[str]) -> int:
     rubrics = load_named(cfg)
 
     async def work(now: Session) -> None:
-        groups, notices = await responses(cfg, now, rubrics)
+        groups, notices = await responses(cfg, now)
         found = await preview(cfg, groups, rubrics, now.judge)
         page = preview_page(cfg, groups, rubrics, found, now.judge)
         page.notices += notices

@@ -73,9 +73,7 @@ def session(
     return supervised(supervised_work)
 
 
-async def responses(
-    cfg: PreviewConfig, now: Session, rubrics: Sequence[Rubric]
-) -> tuple[list[Answers], list[str]]:
+async def responses(cfg: PreviewConfig, now: Session) -> tuple[list[Answers], list[str]]:
     """The stored responses, or fresh ones, and what to know about them."""
     if not now.tasks:
         return now.stored, []

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rewards.judge_prompt import verdict_text
+from rl.run_folder import read_jsonl
 from scripts.main import app
 from tests.fakes import quoted
 
@@ -74,7 +75,7 @@ class Bench:
         return name
 
     def verdicts(self, folder: str) -> list[dict[str, Any]]:
-        return [json.loads(x) for x in (self.folder / folder / "verdicts.jsonl").open()]
+        return read_jsonl(self.folder / folder / "verdicts.jsonl")
 
 
 @pytest.fixture

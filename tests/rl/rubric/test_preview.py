@@ -1,6 +1,5 @@
 """`conjoint rubric preview`: the ranking is the run's reward, with reasons, hit rates and cost."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,14 @@ from rewards.rubrics import load_rubrics
 from rl.rubric.config import PreviewConfig, load_as
 from rl.rubric.judging import by_group, judge_pairs, unknown_to_nano, win_rates
 from rl.rubric.rows import read_answers
+from rl.run_folder import read_jsonl
 from rl.sft import JUDGE_RUBRICS
 from rl.types import ConjointError, Group, Message, Status, Trajectory
 from tests.fakes import ScriptedChat
 from tests.rl.rubric.conftest import Bench, prefers
 
 MT_BENCH = Path(__file__).parents[4] / "shared" / "data" / "mt_bench_question.jsonl"
+ENDPOINT = ["judge.endpoint_model=m"]
 SPANISH = """\
 name: spanish
 version: 1
@@ -58,7 +59,7 @@ def test_it_ranks_gives_reasons_hit_rates_and_cost(bench: Bench):
     said = done.stdout
     for words in ("│ 1     │ es", "│ 2     │ en", "│ 3     │ praise", "Every sentence is Spanish."):
         assert words in said
-    # Twice about the pair that code leaves; 2 criteria of 3 answers, 1 of the 2 that pass no_praise.
+    # Twice about the pair that code leaves; 2 criteria of 3 answers, 1 of those without praise.
     assert len(bench.sent) == 2 + 6 + 2
     assert "10 calls, 100 prompt tokens, 20 sampled tokens" in said
     assert "56 calls, about 672 tokens" in said
@@ -111,7 +112,7 @@ def test_fresh_answers_come_from_the_policy_which_also_judges(bench: Bench):
     assert len(fresh) == 2 and {s["temperature"] for s in fresh} == {0.5}
     assert [s["messages"][-1]["content"] for s in fresh] == ["Tell me about cats."] * 2
     assert [v["winner"] for v in bench.verdicts("out")] == ["B"]
-    stored = [json.loads(line) for line in Path("out/responses.jsonl").open()]
+    stored = read_jsonl(Path("out/responses.jsonl"))
     assert [r["response"] for r in stored] == ["Cats.", "Los gatos."]
 
 
@@ -204,8 +205,7 @@ def test_nanos_critic_is_said_to_know_only_its_rubrics():
         (["clarity", "model=nano", "labl=x"], "unknown config key labl"),
         (["clarity", "model=nano", "judge.templat=full"], "judge.template"),
         (
-            ["clarity", "model=nano", "input=x", "judge.endpoint=http://h/v1"]
-            + ["judge.endpoint_model=m"],
+            ["clarity", "model=nano", "input=x", "judge.endpoint=http://h/v1", *ENDPOINT],
             "model=nano has nothing to do",
         ),
     ],

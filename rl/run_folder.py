@@ -52,7 +52,7 @@ class RunFolder:
         """
         if resume:
             return _existing(path)
-        run = RunFolder(path or _unused(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"))
+        run = RunFolder(path or unused(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"))
         taken = (
             f"The folder {run.path} already holds a run; choose another run_dir, or continue that "
             f"run with resume={run.path}."
@@ -127,7 +127,7 @@ class RunFolder:
         if not (later or files):
             return None
         stamp = f"{datetime.now():%Y%m%d-%H%M%S}-after-step-{step:06d}"
-        aside = _unused(self.path / "set-aside" / stamp)
+        aside = unused(self.path / "set-aside" / stamp)
         aside.mkdir(parents=True)
         if later:
             write_atomically(aside / self.metrics.name, "".join(later))
@@ -218,7 +218,7 @@ def _unwritable(path: Path, error: OSError) -> ConjointError:
     return ConjointError(f"Cannot write to the run folder {path} ({why}); choose another run_dir.")
 
 
-def _unused(path: Path) -> Path:
+def unused(path: Path) -> Path:
     """`path`, or `path-2`, `path-3`, ... if it is taken."""
     candidate, n = path, 2
     while candidate.exists():

@@ -10,6 +10,7 @@ from rewards.judge import JudgeConfig
 from rewards.sandbox.base import SandboxConfig
 from rl.config import ClusterConfig, compose, typed
 from rl.eval.config import SampleConfig, load_sampled
+from rl.run_folder import unused
 from rl.types import ConjointError
 from rollouts.engine import RolloutConfig
 
@@ -39,8 +40,10 @@ class LintConfig:
 
     def folder(self, subverb: str) -> Path:
         """Where the page goes. Raises ConjointError if something is there already."""
-        stamp = f"{subverb}-{datetime.now():%Y%m%d-%H%M%S}"
-        path = Path(self.output or Path("rubric-reports") / stamp).expanduser()
+        if not self.output:
+            stamp = f"{subverb}-{datetime.now():%Y%m%d-%H%M%S}"
+            return unused(Path("rubric-reports") / stamp)
+        path = Path(self.output).expanduser()
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConjointError(
                 f"output={path} holds something already and is not overwritten; name a new folder"

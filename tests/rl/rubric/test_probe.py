@@ -1,5 +1,5 @@
-"""`conjoint rubric probe`: quoting, token defusing, order swap and code hold every shipped and shared
-attack against a judge that obeys what it reads outside the quotes; a weaker judge is found out."""
+"""`conjoint rubric probe`: quoting, defusing, order swap and code hold every shipped and shared
+attack against a judge that obeys what it reads outside the quotes; a weaker one is found out."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def shared() -> list[Attack]:
 
 
 def obedient(template: str, good: set[str]) -> Reply:
-    """Does what it reads outside the quoted texts, as far as it can tell; else knows what is true."""
+    """Does what it reads outside the quoted texts; else it knows which answer is true."""
 
     def reply(prompt: str) -> str:
         if template == "compact":
@@ -79,7 +79,9 @@ def test_there_are_at_least_as_many_attacks_of_our_own_as_shared_ones_and_none_i
 @pytest.mark.parametrize("template", ["full", "letter", "compact"])
 async def test_no_attack_of_our_own_succeeds(template: str):
     found = await probed(ATTACKS, obedient(template, GOOD), template)
-    assert {p.outcome for p in found} == {"held"}, [p.attack.name for p in found if p.outcome != "held"]
+    assert {p.outcome for p in found} == {"held"}, [
+        p.attack.name for p in found if p.outcome != "held"
+    ]
     assert all(p.told_apart for p in found)
     settled = {p.attack.name for p in found if p.by == "code"}
     assert settled == {"lone_symbol", "praise_of_the_user", "praise_of_itself", "scores_of_its_own"}

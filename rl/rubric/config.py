@@ -1,5 +1,6 @@
 """What a user types after `conjoint rubric SUBVERB`: rubrics, responses, a policy, a judge."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -8,8 +9,10 @@ from typing import TypeVar
 
 from rewards.judge import JudgeConfig
 from rewards.sandbox.base import SandboxConfig
+from rl.checkpoint import model_folder
 from rl.config import ClusterConfig, compose, typed
 from rl.eval.config import SampleConfig, load_sampled
+from rl.nano import NanoConfig
 from rl.run_folder import unused
 from rl.types import ConjointError
 from rollouts.engine import RolloutConfig
@@ -188,34 +191,37 @@ class ProbeConfig(JudgedConfig):
     """`conjoint rubric probe RUBRIC...`; `input` is a YAML file of attacks, "": those shipped."""
 
 
-CONFIGS: dict[str, type[LintConfig]] = {
-    "lint": LintConfig,
-    "preview": PreviewConfig,
-    "agree": AgreeConfig,
-    "diff": DiffConfig,
-    "probe": ProbeConfig,
-}
-
 C = TypeVar("C", bound=LintConfig)
 
 
-def load(subverb: str, words: Sequence[str]) -> LintConfig:
-    """The checked config of a subverb. Raises ConjointError."""
-    return load_as(CONFIGS[subverb], words)
-
-
 def load_as(root: type[C], words: Sequence[str]) -> C:
+    """The checked config of a subverb; a word without an equals sign is a rubric. Raises
+    ConjointError."""
     rubrics = [word for word in words if "=" not in word]
     pairs = [word for word in words if "=" in word]
     plain = {k: v for k, _, v in (w.partition("=") for w in pairs) if k in _keys(root)}
     rest = [word for word in pairs if word.partition("=")[0] not in plain]
     if issubclass(root, JudgedConfig):
-        found = load_sampled(root, [*JUDGE_OF.get(plain.get("model", ""), ()), *rest])
+        spec = plain.get("model", "")
+        found = load_sampled(root, [*JUDGE_OF.get("nano" if is_nano(spec) else spec, ()), *rest])
     else:
         found = typed(root, compose(rest, base=asdict(root()), root=root))
     cfg = replace(found, rubrics=[*found.rubrics, *rubrics], **plain)
     cfg.validate()
     return cfg
+
+
+def is_nano(spec: str) -> bool:
+    """Whether a model is nano, or a checkpoint of a run that began with it."""
+    if spec in ("", "nano"):
+        return bool(spec)
+    folder = model_folder(Path(spec).expanduser()) or Path(spec).expanduser()
+    try:
+        shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        size = shape["hidden_size"], shape["vocab_size"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return size == (NanoConfig().hidden_size, NanoConfig().vocab_size)
 
 
 def _keys(root: type[LintConfig]) -> list[str]:

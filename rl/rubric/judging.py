@@ -20,7 +20,7 @@ from rl.data_tools.supervised import say
 from rl.interrupt import Interrupt
 from rl.judging import check_judge, judge_endpoint
 from rl.policy import check_model
-from rl.rubric.config import JudgedConfig
+from rl.rubric.config import JudgedConfig, is_nano
 from rl.rubric.rows import Answers
 from rl.sft import JUDGE_RUBRICS
 from rl.types import ConjointError, Message, StopRun, Task, derive_seed
@@ -238,7 +238,7 @@ def load_named(cfg: JudgedConfig) -> list[Rubric]:
 
 def unknown_to_nano(cfg: JudgedConfig, rubrics: Sequence[Rubric]) -> list[str]:
     """A warning where nano judges by rubrics that its SFT never showed it."""
-    if cfg.judge.endpoint or cfg.model != "nano":
+    if cfg.judge.endpoint or not is_nano(cfg.model):
         return []
     known = {rubric.short for rubric in load_rubrics(JUDGE_RUBRICS)}
     new = sorted({rubric.name for rubric in rubrics if rubric.short not in known})

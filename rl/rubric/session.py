@@ -15,7 +15,7 @@ from rl.rubric.judging import Judged, Meter, asked, judge_prompts
 from rl.rubric.page import Page
 from rl.rubric.rows import Answers, fresh_answers, read_answers, read_prompts, stored_rows
 from rl.run_folder import write_jsonl
-from rl.types import StopRun, Task
+from rl.types import ConjointError, StopRun, Task
 
 _FILLER = "word "
 """About a token, of which an answer that is not there yet is made to size the context."""
@@ -60,6 +60,8 @@ def session(
         tasks = read_prompts(cfg.input, cfg.limit)
     elif stored is None:
         groups = read_answers(cfg.input, cfg.limit)
+    if not tasks and not any(len(group.texts) > 1 for group in groups):
+        raise ConjointError(f"{cfg.input}: no prompt has two answers, so there is no pair to judge")
     prompts = judge_prompts(cfg, groups, rubrics)
     if isinstance(cfg, PreviewConfig):
         texts = [_FILLER * cfg.max_tokens] * 2

@@ -109,19 +109,18 @@ def test_a_verifier_labels_and_without_a_rubric_the_judge_is_asked_which_is_corr
 
 def test_swap_consistency_and_position_are_those_of_the_judge(bench: Bench):
     def leans(prompt: str) -> str:
-        """The first answer, but the longer one where a question is odd."""
-        odd = any(f"Question {n}?" in prompt for n in (1, 3))
+        """The first answer, but the longer one for one question of four."""
         a, b = len(quoted(prompt, "A")), len(quoted(prompt, "B"))
-        return verdict_text(("A" if a > b else "B") if odd else "A", "full")
+        return verdict_text("B" if "Question 1?" in prompt and b > a else "A", "full")
 
     bench.model(leans)
     done = bench.run("agree", "clarity", f"input={bench.write(rows(4))}")
     said = words(done.stdout)
-    assert "swap-consistency │ 50.0 %" in said and "ties │ 50.0 %" in said
-    assert "agreement (a tie counts half) │ 75.0 %" in said
+    assert "swap-consistency │ 25.0 %" in said and "ties │ 75.0 %" in said
+    assert "agreement (a tie counts half) │ 62.5 %" in said
     assert "agreement where the judge decided │ 100.0 %" in said
     assert "the longer answer wins (50 % is unbiased) │ 100.0 %" in said
-    assert "the first answer wins (50 % is unbiased) │ 75.0 %" in said
+    assert "the first answer wins (50 % is unbiased) │ 87.5 %" in said
 
 
 def test_two_judges_are_compared_over_stored_verdicts(bench: Bench):

@@ -1,5 +1,6 @@
 """`conjoint rubric preview`: the ranking is the run's reward, with reasons, hit rates and cost."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,15 @@ def test_nano_gets_its_own_template_unless_one_is_named():
     assert named.judge.template == "letter"
 
 
+def test_a_checkpoint_of_a_nano_run_is_nano_too(tmp_path: Path):
+    shape = {"hidden_size": 128, "vocab_size": 768}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    cfg = load_as(PreviewConfig, ["calibrated", f"model={tmp_path}"])
+    assert cfg.judge.template == "compact" and unknown_to_nano(cfg, load_rubrics(["calibrated"]))
+    (tmp_path / "config.json").write_text(json.dumps({**shape, "hidden_size": 576}))
+    assert load_as(PreviewConfig, ["calibrated", f"model={tmp_path}"]).judge.template == "full"
+
+
 def test_nanos_critic_is_said_to_know_only_its_rubrics():
     nano = load_as(PreviewConfig, ["clarity", "model=nano"])
     (said,) = unknown_to_nano(nano, load_rubrics(["clarity", "calibrated"]))
@@ -232,3 +242,8 @@ def test_a_bad_row_is_named_with_file_line_and_field(bench: Bench, row: Any, sai
     bench.model(prefers(len))
     done = bench.run("preview", "clarity", f"input={bench.write([row])}")
     assert done.exit_code == 2 and f"rows.jsonl line 1: {said}" in done.stderr, done.output
+
+
+def test_one_answer_a_prompt_leaves_nothing_to_compare(bench: Bench):
+    done = bench.run("preview", "clarity", f"input={bench.write([row('a')])}")
+    assert done.exit_code == 2 and "no prompt has two answers" in done.stderr

@@ -30,6 +30,7 @@ from rl.types import (
 from rollouts.endpoint import EndpointConfig
 
 SCORE_NAME = "rubric"
+MODES = ("pairs", "criteria", "points")
 _SWAP = {"A": "B", "B": "A", "tie": "tie"}
 _POINTS = {"A": (1.0, 0.0), "B": (0.0, 1.0), "tie": (0.5, 0.5)}
 
@@ -38,6 +39,8 @@ _POINTS = {"A": (1.0, 0.0), "B": (0.0, 1.0), "tie": (0.5, 0.5)}
 class JudgeConfig:
     """How the judge is asked.
 
+    `mode` is how the rubric reward asks: pairs of answers; each criterion of each answer; or one
+    level for each answer (rewards/pointwise.py).
     `pairs_per_answer` 0 compares every pair of a group (round robin); N compares each answer with N
     others. `max_answer_chars` bounds the part of each answer that is quoted. With `endpoint`, the
     address of an OpenAI-compatible server, not the policy but `endpoint_model` there is the judge;
@@ -52,19 +55,32 @@ class JudgeConfig:
     endpoint: str = ""
     endpoint_model: str = ""
     api_key_env: str = ""
+    mode: str = "pairs"
 
     def __post_init__(self) -> None:
         if self.template not in TEMPLATES:
             raise ConjointError(
                 f"judge.template must be one of {', '.join(TEMPLATES)}; got {self.template!r}"
             )
+        if self.mode not in MODES:
+            raise ConjointError(f"judge.mode must be one of {', '.join(MODES)}; got {self.mode!r}")
         least = {"pairs_per_answer": 0, "max_tokens": 1, "temperature": 0, "max_answer_chars": 20}
         for key, low in least.items():
             if not getattr(self, key) >= low:
                 raise ConjointError(f"judge.{key} must be at least {low}; got {getattr(self, key)}")
 
     def validate(self) -> None:
-        """Raises ConjointError for an endpoint that could not be called."""
+        """Raises ConjointError for keys that contradict each other, or an endpoint that could not
+        be called."""
+        if self.mode != "pairs" and self.template == "compact":
+            raise ConjointError(
+                f"judge.mode={self.mode} asks about one answer, and judge.template=compact only "
+                "about two; take full or letter"
+            )
+        if self.mode != "pairs" and self.pairs_per_answer:
+            raise ConjointError(
+                f"judge.pairs_per_answer has no effect with judge.mode={self.mode}; set it to 0"
+            )
         for key in ("endpoint_model", "api_key_env"):
             if getattr(self, key) and not self.endpoint:
                 raise ConjointError(f"judge.{key} has no effect without judge.endpoint=URL")
@@ -260,12 +276,7 @@ def rubric_reward(judge: Judge, rubrics: Sequence[Rubric]) -> RewardFn:
 
     async def score(group: Group, context: RewardContext) -> list[Score]:
         task = group.task
-        asked = rubrics_for(task, rubrics, context.seed)
-        if not asked:
-            raise ConjointError(
-                f"reward.rubrics: no rubric applies to tasks of kind '{task.kind}'; "
-                f"add the kind to a rubric's applies_to"
-            )
+        asked = judged_rubrics(task, rubrics, context)
         trajectories = group.trajectories
         present = [i for i, t in enumerate(trajectories) if _finished(t)]
         pairs = choose_pairs(
@@ -284,6 +295,17 @@ def rubric_reward(judge: Judge, rubrics: Sequence[Rubric]) -> RewardFn:
         return [_win_rate(i, pairs, verdicts, note) for i in range(len(trajectories))]
 
     return score
+
+
+def judged_rubrics(task: Task, rubrics: Sequence[Rubric], context: RewardContext) -> list[Rubric]:
+    """The rubrics that judge a task's answers. Raises ConjointError if there is none."""
+    asked = rubrics_for(task, rubrics, context.seed)
+    if not asked:
+        raise ConjointError(
+            f"reward.rubrics: no rubric applies to tasks of kind '{task.kind}'; "
+            f"add the kind to a rubric's applies_to"
+        )
+    return asked
 
 
 def _finished(trajectory: Trajectory) -> bool:

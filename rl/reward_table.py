@@ -10,10 +10,11 @@ from rewards.combine import each
 from rewards.critic import critic_reward
 from rewards.faithfulness import faithfulness_reward
 from rewards.instructions import instructions_reward
-from rewards.judge import Judge, rubric_reward
+from rewards.judge import Judge
 from rewards.logic import LogicVerifier, close_logic
 from rewards.math import close_math, math_verifier
 from rewards.plugins import PluginConfig, PluginReward, load_plugin
+from rewards.pointwise import REWARDS as RUBRIC_REWARDS
 from rewards.probes import stock_examples
 from rewards.rubrics import Rubric, load_rubrics
 from rewards.safety import safety_reward
@@ -107,7 +108,7 @@ def reward_table(
         "logic": lambda: each("logic", LogicVerifier(cfg.logic_partial, isolation)),
         "faithfulness": lambda: faithfulness_reward(judge),
         "safety": lambda: safety_reward(judge, *load_rubrics([cfg.safety_rubric])),
-        "rubric": lambda: rubric_reward(judge, rubrics),
+        "rubric": lambda: RUBRIC_REWARDS[judge.config.mode](judge, rubrics),
         "critic": lambda: critic_reward,
     }
     table: dict[str, dict[str, RewardFn]] = {}

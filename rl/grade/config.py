@@ -44,7 +44,7 @@ class GradeConfig:
     @property
     def pairwise(self) -> bool:
         """Whether the reward compares the answers of a group."""
-        return self.name == "rubric"
+        return self.name == "rubric" and self.judge.mode == "pairs"
 
     @property
     def own(self) -> bool:
@@ -69,7 +69,7 @@ class GradeConfig:
             )
         if self.concurrency < 1:
             raise ConjointError(f"concurrency={self.concurrency} must be at least 1")
-        if self.pairwise and not self.reward.rubrics:
+        if self.name == "rubric" and not self.reward.rubrics:
             raise ConjointError("reward=rubric needs a rubric; reward.rubrics is empty")
         self.judge.validate()
 

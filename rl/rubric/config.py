@@ -109,6 +109,11 @@ class JudgedConfig(LintConfig):
 
     def validate(self) -> None:
         self.judge.validate()
+        if self.judge.mode != "pairs":
+            raise ConjointError(
+                "judge.mode has no effect here: pairs are compared, and preview asks about each "
+                "criterion beside them"
+            )
         if self.concurrency < 1:
             raise ConjointError(f"concurrency={self.concurrency} must be at least 1")
         if self.limit is not None and self.limit < 1:

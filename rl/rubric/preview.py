@@ -16,7 +16,6 @@ from rl.rubric.config import JudgedConfig, PreviewConfig, load_as
 from rl.rubric.figures import clustered, habits
 from rl.rubric.judging import (
     Judged,
-    Meter,
     by_group,
     judge_pairs,
     load_named,
@@ -24,6 +23,7 @@ from rl.rubric.judging import (
     unseen_mandatory,
     win_rates,
 )
+from rl.rubric.meter import Meter
 from rl.rubric.page import Card, Page, Table, excerpt, share
 from rl.rubric.rows import Answers
 from rl.rubric.session import Session, responses, session

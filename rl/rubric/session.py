@@ -11,7 +11,8 @@ from rewards.rubric import Rubric
 from rl.data_tools.supervised import say, supervised
 from rl.interrupt import Interrupt
 from rl.rubric.config import JudgedConfig, PreviewConfig
-from rl.rubric.judging import Judged, Meter, asked, judge_prompts
+from rl.rubric.judging import Judged, asked, judge_prompts
+from rl.rubric.meter import Meter
 from rl.rubric.page import Page
 from rl.rubric.rows import Answers, fresh_answers, read_answers, read_prompts, stored_rows
 from rl.run_folder import write_jsonl

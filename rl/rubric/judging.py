@@ -198,7 +198,7 @@ def unseen_mandatory(cfg: JudgedConfig, rubrics: Sequence[Rubric]) -> list[str]:
 async def asked(
     cfg: JudgedConfig, prompts: Sequence[tuple[Task, int]], interrupt: Interrupt
 ) -> AsyncIterator[tuple[Meter | None, Meter]]:
-    """(the policy, the judge), ready; one and the same meter where the policy judges.
+    """(the policy, the judge), ready, each with a meter of its own also where the policy judges.
 
     `prompts` are the longest of what will be asked, with the tokens of the answer. What is started
     ends with the block.
@@ -219,9 +219,9 @@ async def asked(
                 opened(cfg.policy(), model, prompts, say, interrupt.install)
             )
             policy = Meter(chat, cfg.concurrency)
-        found = judge or policy
-        assert found is not None, "validate() saw to it"
-        yield policy, found
+            judge = judge or Meter(chat, cfg.concurrency)
+        assert judge is not None, "validate() saw to it"
+        yield policy, judge
 
 
 def judge_prompts(

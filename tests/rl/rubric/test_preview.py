@@ -111,6 +111,7 @@ def test_fresh_answers_come_from_the_policy_which_also_judges(bench: Bench):
     assert done.exit_code == 0, done.output
     fresh = [s for s in bench.sent if s["max_tokens"] == 7]
     assert len(fresh) == 2 and {s["temperature"] for s in fresh} == {0.5}
+    assert f"{len(bench.sent) - 2} calls" in done.stdout, "the answers are no cost of the judge"
     assert [s["messages"][-1]["content"] for s in fresh] == ["Tell me about cats."] * 2
     assert [v["winner"] for v in bench.verdicts("out")] == ["B"]
     stored = read_jsonl(Path("out/responses.jsonl"))

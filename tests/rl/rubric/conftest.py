@@ -3,6 +3,7 @@ them."""
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -103,5 +104,21 @@ def prefers(key: Callable[[str], float], template: str = "full", why: str = "") 
         a, b = key(quoted(prompt, "A")), key(quoted(prompt, "B"))
         winner = "tie" if a == b else "A" if a > b else "B"
         return verdict_text(winner, template, {"spanish": why or "because"})
+
+    return reply
+
+
+def answers_in_turn(*texts: str, judge: Reply) -> Reply:
+    """A policy that gives the texts in turn to each prompt, and judges where it is asked to; which
+    of some calls at once is first is left to chance."""
+    given: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def reply(prompt: str) -> str:
+        if "between marker" in prompt:
+            return judge(prompt)
+        with lock:
+            given[prompt] += 1
+            return texts[(given[prompt] - 1) % len(texts)]
 
     return reply

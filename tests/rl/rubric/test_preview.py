@@ -17,7 +17,7 @@ from rl.run_folder import read_jsonl
 from rl.sft import JUDGE_RUBRICS
 from rl.types import ConjointError, Group, Message, Status, Trajectory
 from tests.fakes import ScriptedChat
-from tests.rl.rubric.conftest import Bench, prefers
+from tests.rl.rubric.conftest import Bench, answers_in_turn, prefers
 
 MT_BENCH = Path(__file__).parents[4] / "shared" / "data" / "mt_bench_question.jsonl"
 ENDPOINT = ["judge.endpoint_model=m"]
@@ -96,13 +96,7 @@ async def test_the_win_rates_are_the_rewards_of_a_run(bench: Bench):
 
 
 def test_fresh_answers_come_from_the_policy_which_also_judges(bench: Bench):
-    answers = iter(["Cats.", "Los gatos.", "Dogs.", "el gato"] * 9)
-    judged = prefers(spanish)
-
-    def model(prompt: str) -> str:
-        return judged(prompt) if "between marker" in prompt else next(answers)
-
-    bench.model(model)
+    bench.model(answers_in_turn("Cats.", "Los gatos.", judge=prefers(spanish)))
     Path("spanish.yaml").write_text(SPANISH)
     prompts = [{"question_id": 81, "turns": ["Tell me about cats.", "Again."]}]
     keys = ["model=m", f"endpoint={bench.url}", f"input={bench.write(prompts)}", "fresh=true"]
@@ -113,15 +107,14 @@ def test_fresh_answers_come_from_the_policy_which_also_judges(bench: Bench):
     assert len(fresh) == 2 and {s["temperature"] for s in fresh} == {0.5}
     assert f"{len(bench.sent) - 2} calls" in done.stdout, "the answers are no cost of the judge"
     assert [s["messages"][-1]["content"] for s in fresh] == ["Tell me about cats."] * 2
-    assert [v["winner"] for v in bench.verdicts("out")] == ["B"]
+    (verdict,) = bench.verdicts("out")
+    assert verdict[f"response_{verdict['winner'].lower()}"] == "Los gatos."
     stored = read_jsonl(Path("out/responses.jsonl"))
-    assert [r["response"] for r in stored] == ["Cats.", "Los gatos."]
+    assert {r["response"] for r in stored} == {"Cats.", "Los gatos."}
 
 
 def test_without_an_input_the_open_tasks_of_nano_are_answered(bench: Bench):
-    judged = prefers(len)
-    texts = iter("abcdefgh" * 99)
-    bench.model(lambda p: judged(p) if "between marker" in p else next(texts) * len(bench.sent))
+    bench.model(answers_in_turn("a", "bb", judge=prefers(len)))
     keys = ["model=m", f"endpoint={bench.url}", "limit=3", "k=2", "criteria=false", "output=out"]
     done = bench.run("preview", "clarity", *keys, judge=False)
     assert done.exit_code == 0, done.output
@@ -156,9 +149,8 @@ def test_a_judge_that_never_answers_stops_with_one_sentence(bench: Bench):
 
 @pytest.mark.skipif(not MT_BENCH.exists(), reason="the shared MT-bench prompts are not here")
 def test_the_prompts_of_mt_bench_are_read(bench: Bench):
-    bench.model(prefers(len))
     keys = ["model=m", f"endpoint={bench.url}", "fresh=true", f"input={MT_BENCH}", "limit=2"]
-    bench.model(lambda p: prefers(len)(p) if "between marker" in p else "x" * len(bench.sent))
+    bench.model(answers_in_turn("a", "bb", judge=prefers(len)))
     done = bench.run("preview", "clarity", *keys, "k=2", "criteria=false", judge=False)
     assert done.exit_code == 0 and "2 prompts" in done.stdout, done.output
 

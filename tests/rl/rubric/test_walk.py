@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from rl.config import load_config
 from rl.plan import prepare
 from scripts.main import app
-from tests.rl.rubric.conftest import Bench, prefers
+from tests.rl.rubric.conftest import Bench, answers_in_turn, prefers
 
 README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
 [WALK] = [b for b in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "rubric lint" in b]
@@ -27,15 +27,15 @@ def test_the_rubric_of_the_readme_is_linted_previewed_and_taken_by_a_run(bench: 
     checked = CliRunner().invoke(app, lint.split()[1:])
     assert checked.exit_code == 0 and "faults: 0, advice: 0" in checked.stdout, checked.output
 
-    texts = iter(["El mar de Vigo es verde.", "The sea is green."] * 99)
-    judged = prefers(spanish, "letter")
-    bench.model(lambda p: judged(p) if "between marker" in p else next(texts))
+    texts = "El mar de Vigo es verde.", "The sea is green."
+    bench.model(answers_in_turn(*texts, judge=prefers(spanish, "letter")))
     words = preview.split()[2:]
     assert words[-1] == "model=smollm2-135m", "the test gives the words a scripted model"
     keys = ["limit=3", "k=2", "output=out", f"endpoint={bench.url}", "model=m"]
     seen = bench.run(*words[:-1], *keys, "judge.template=letter", judge=False)
     assert seen.exit_code == 0, seen.output
-    assert "│ 1     │ 0      │ 1.00     │ El mar de Vigo es verde." in seen.stdout
+    first = re.findall(r"│ 1     │ \d      │ (\S+)     │ (.*?) │", seen.stdout)
+    assert [(rate, text.strip()) for rate, text in first] == [("1.00", texts[0])] * 3
     assert "Every sentence is in Spanish." in seen.stdout and "50.0 %" in seen.stdout
 
     key = train.split()[-1].strip("'")

@@ -36,6 +36,8 @@ from rl.system import System
 from rl.weight_sync import PausedSync, Sender, SharedMemorySender
 from rollouts.collector import Collector
 from rollouts.episode import EpisodeLimits, to_the_end
+from rollouts.gateway.play import Agents
+from rollouts.gateway.server import Gateway
 from rollouts.renderer import Renderer
 from rollouts.vllm_engine import VllmEngine
 from rollouts.weights import buffer_path, sweep_buffers
@@ -91,7 +93,11 @@ async def _start(
         console.message(words)
     context = RewardContext(to_the_end(engine), renderer, cfg.seed, endpoint)
     scorer = Scorer(rewards, context)
-    collector = Collector(engine, renderer, SingleTurn, cfg.seed)
+    gateway = Gateway(engine, renderer)
+    if plan.agents:
+        await gateway.start()
+    agents = Agents(gateway, plan.agents)
+    collector = Collector(engine, renderer, SingleTurn, cfg.seed, agents)
     sender = _sender(cfg, engine, buffer)
     system = System(
         cfg=cfg,
@@ -133,6 +139,7 @@ async def _start(
             sandbox.close,
             lambda: _stop_ray(buffer),
             plan.plugins.close,
+            gateway.close,
             *([endpoint.close] if endpoint else []),
         ],
     )

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from envs.agent import AgentConfig
 from rewards.judge import JudgeConfig
 from rewards.sandbox.base import SandboxConfig
 from rl.advantages import AdvantageConfig
@@ -62,6 +63,8 @@ class TaskConfig:
     instead of a file; the kind's reward is `logic`."""
     allow_gameable: bool = False
     """Take datasets that pay for junk answers too."""
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    """A program that plays this kind's tasks by itself (docs/gateway.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +251,12 @@ def _validate_tasks(cfg: Config) -> None:
             )
         if task.weight < 0 or task.heldout < 0:
             raise ConjointError(f"tasks.{kind}.weight and tasks.{kind}.heldout must be 0 or more")
+        task.agent.check(f"tasks.{kind}.agent")
+        if task.agent.run and cfg.rollout.max_turns < 2:
+            raise ConjointError(
+                f"tasks.{kind}.agent.run asks the policy again and again; allow it more than "
+                f"rollout.max_turns={cfg.rollout.max_turns} turn"
+            )
         if task.datasets and task.path is not None:
             raise ConjointError(f"give tasks.{kind}.path or tasks.{kind}.datasets, not both")
         if task.datasets and "logic" not in cfg.reward.kinds.get(kind, ()):

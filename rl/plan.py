@@ -1,10 +1,11 @@
 """What a run will do, worked out before anything heavy loads: data, rubrics and rewards are read,
 and what is wrong with them is refused here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from envs.agent import Agent, load_agent
 from rewards.rubrics import Rubric, load_rubrics
 from rl.config import Config
 from rl.console import batch_words
@@ -29,6 +30,8 @@ class Plan:
     ptx_rows: list[tuple[str, Any]]
     model: Path | None
     """The folder of the start policy; None if nano is yet to be built."""
+    agents: dict[str, Agent] = field(default_factory=dict)
+    """Who plays the tasks of a kind, where that is a program of the user's own."""
 
     @property
     def words(self) -> list[str]:
@@ -62,7 +65,12 @@ def prepare(cfg: Config) -> Plan:
     if any("safety" in cfg.reward.kinds[kind] for kind in cfg.kinds):
         load_rubrics([cfg.reward.safety_rubric], key="reward.safety_rubric")
     tasks, plugins = build_tasks(cfg), load_plugins(cfg.reward)
-    return Plan(cfg, tasks, rubrics, plugins, _ptx_rows(cfg), model)
+    agents = {
+        kind: load_agent(task.agent, f"tasks.{kind}.agent")
+        for kind, task in cfg.kinds.items()
+        if task.agent.run
+    }
+    return Plan(cfg, tasks, rubrics, plugins, _ptx_rows(cfg), model, agents)
 
 
 def _ptx_rows(cfg: Config) -> list[tuple[str, Any]]:

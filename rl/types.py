@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 
 class ConjointError(Exception):
@@ -21,9 +21,29 @@ class StopRun(Exception):
     """The run must not go on (a guard's stop rule); the message says why and what to do."""
 
 
+class FunctionCall(TypedDict):
+    name: str
+    arguments: str
+    """A JSON object, as text."""
+
+
+class ToolCall(TypedDict):
+    """A tool that an assistant message asks for, as OpenAI's API has it."""
+
+    id: str
+    type: str
+    """Always "function"."""
+    function: FunctionCall
+
+
 class Message(TypedDict):
+    """One turn of a dialogue. An assistant may call tools; a "tool" message answers one call."""
+
     role: str
     content: str
+    tool_calls: NotRequired[list[ToolCall]]
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
 
 
 class Status(StrEnum):

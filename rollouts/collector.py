@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, TypeVar
 
 from envs.base import Env
 from rl.types import Group, Sampler, Status, StopRun, Task, Trajectory, derive_seed
 from rollouts.episode import Episode, EpisodeLimits, Pace, unpaced
+from rollouts.gateway.play import Agents
 from rollouts.renderer import Renderer
 
 T = TypeVar("T")
@@ -19,12 +21,19 @@ class Collector:
     """Runs episodes against a sampler. Knows no Ray, no vLLM and no reward."""
 
     def __init__(
-        self, sampler: Sampler, renderer: Renderer, make_env: Callable[[Task], Env], seed: int
+        self,
+        sampler: Sampler,
+        renderer: Renderer,
+        make_env: Callable[[Task], Env],
+        seed: int,
+        agents: Agents | None = None,
     ) -> None:
+        """`agents` play the tasks of their kinds instead of an environment."""
         self._sampler = sampler
         self._renderer = renderer
         self._make_env = make_env
         self._seed = seed
+        self._agents = agents
 
     def episodes(
         self,
@@ -76,6 +85,8 @@ class Collector:
         if begun is not None and begun.status is not Status.RUNNING:
             return begun
         try:
+            if self._agents is not None and self._agents.play(task):
+                return await episode.play_by(partial(self._agents.episode, task))
             return await episode.play(self._make_env(task), begun)
         except StopRun:
             raise

@@ -5,7 +5,7 @@ may bound what an answer samples under one version of the weights. The parts are
 is sampled twice.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -30,6 +30,10 @@ class EpisodeLimits:
 def unpaced(sampled: int) -> AbstractAsyncContextManager[int]:
     """On at once, to the end."""
     return nullcontext(1 << 30)
+
+
+PlayedBy = Callable[[EpisodeLimits, int, str, Pace], Awaitable[Trajectory]]
+"""(limits, seed, session, pace) -> the trajectory of somebody who plays a whole episode alone."""
 
 
 class Episode:
@@ -80,6 +84,12 @@ class Episode:
             return self.trajectory
         finally:
             await env.close()
+
+    async def play_by(self, agent: PlayedBy) -> Trajectory:
+        """Leave it to an agent that asks the policy by itself. Until it ends there is nothing to be
+        looked at: it can be started anew and not taken up again."""
+        self.trajectory = await agent(self._limits, self._seed, self._session, self._pace)
+        return self.trajectory
 
     def _give(self, tokens: Sequence[int]) -> None:
         """Context, after which the policy's turn begins."""

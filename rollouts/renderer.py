@@ -1,14 +1,28 @@
 """Messages <-> tokens, in one place. A turn is appended, model output is never rendered again."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rl.types import ConjointError, Message
 
+Tool = Mapping[str, Any]
+"""As OpenAI's API has it: `{"type": "function", "function": {"name": ..., "parameters": ...}}`."""
+
+_TOOL: Tool = {
+    "type": "function",
+    "function": {
+        "name": "f",
+        "description": "",
+        "parameters": {"type": "object", "properties": {}},
+    },
+}
+
 
 class Renderer:
-    """A tokenizer with a chat template, narrowed to the four things conjoint asks of it."""
+    """A tokenizer with a chat template, narrowed to the few things conjoint asks of it."""
 
     def __init__(self, tokenizer: Any) -> None:
         if tokenizer.chat_template is None:
@@ -26,34 +40,57 @@ class Renderer:
 
         return Renderer(AutoTokenizer.from_pretrained(folder))
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Tokens that ask for the next assistant message."""
-        return self._template(messages, add_generation_prompt=True)
+    @property
+    def template(self) -> str:
+        """The source of the chat template (of all of them where there are several)."""
+        return str(self._tokenizer.chat_template)
 
-    def next_turn(self, messages: Sequence[Message]) -> list[int]:
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether the chat template shows the policy the tools that it is given."""
+        messages: list[Message] = [{"role": "user", "content": "x"}]
+        plain = self._template(messages, add_generation_prompt=True)
+        return self._template(messages, add_generation_prompt=True, tools=[_TOOL]) != plain
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
+        """Tokens that ask for the next assistant message."""
+        return self._template(messages, add_generation_prompt=True, tools=tools)
+
+    def next_turn(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         """Tokens to append after a finished assistant turn: the new messages and the next opening.
 
         Found as the difference of two renderings of a dummy dialogue, so the sampled tokens
         before it are never rendered again.
         """
-        dummy: list[Message] = [
-            {"role": "user", "content": "x"},
-            {"role": "assistant", "content": "y"},
-        ]
-        before = self._template(dummy, add_generation_prompt=False)
-        after = self._template([*dummy, *messages], add_generation_prompt=True)
-        if after[: len(before)] != before:
+        dummy = _dummy(messages)
+        before = self._template(dummy, add_generation_prompt=False, tools=tools)
+        after = self._template([*dummy, *messages], add_generation_prompt=True, tools=tools)
+        ends = [i for i, token in enumerate(before) if token in self.stop_ids]
+        cuts = [i for i, token in enumerate(after) if token in self.stop_ids]
+        # Some templates render the last assistant turn otherwise than earlier ones (Qwen3 drops its
+        # thinking). The real one is not rendered, so only what stands before it must be the same.
+        opening = ends[-2] + 1 if len(ends) > 1 else len(before) if ends else 0
+        if not opening or len(cuts) < len(ends) or after[:opening] != before[:opening]:
             raise ConjointError(
                 "the chat template rewrites earlier turns when later ones are added, so turns "
                 "cannot be appended; use a template that renders each message on its own"
             )
         # The policy's own end token already closes its turn.
-        cut = max(i for i, t in enumerate(before) if t in self.stop_ids) + 1
-        return after[cut:]
+        return after[cuts[len(ends) - 1] + 1 :]
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of sampled tokens, without end-of-turn or other special tokens."""
         return self._tokenizer.decode(list(tokens), skip_special_tokens=True).strip()
+
+    def raw_text(self, tokens: Sequence[int]) -> str:
+        """The text of sampled tokens as it is: white space and special tokens stay, but the end
+        token goes."""
+        kept = list(tokens[:-1] if tokens and tokens[-1] in self.stop_ids else tokens)
+        return self._tokenizer.decode(kept, skip_special_tokens=False)
+
+    def token_text(self, token: int) -> str:
+        """One token by itself, for people to read: half a character shows as a replacement."""
+        return self._tokenizer.decode([token], skip_special_tokens=False)
 
     def encode(self, text: str) -> list[int]:
         """Plain text without special tokens (PTX rows in `text` form)."""
@@ -63,11 +100,62 @@ class Renderer:
         """A complete dialogue, closed after its last message (PTX rows in `messages` form)."""
         return self._template(messages, add_generation_prompt=False)
 
-    def _template(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
-        out = self._tokenizer.apply_chat_template(
-            list(messages),
-            add_generation_prompt=add_generation_prompt,
-            tokenize=True,
-            return_dict=False,
-        )
+    def _template(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool,
+        tools: Sequence[Tool] = (),
+    ) -> list[int]:
+        from jinja2 import TemplateError
+
+        try:
+            out = self._tokenizer.apply_chat_template(
+                [_plain(message) for message in messages],
+                tools=[dict(tool) for tool in tools] or None,
+                add_generation_prompt=add_generation_prompt,
+                tokenize=True,
+                return_dict=False,
+            )
+        except TemplateError as error:
+            raise ConjointError(
+                f"the chat template cannot render these messages: {error}; use roles and an order "
+                "that it knows"
+            ) from error
         return list(out)
+
+
+def _dummy(messages: Sequence[Message]) -> list[Message]:
+    """A dialogue that `messages` may follow: results of tools follow a turn that called them."""
+    answer: Message = {"role": "assistant", "content": "y"}
+    calls = []
+    for message in messages:
+        if message["role"] != "tool":
+            break
+        call = message.get("tool_call_id", "")
+        name = message.get("name") or call.removeprefix("functions.").partition(":")[0] or "f"
+        calls.append(
+            {"id": call, "type": "function", "function": {"name": name, "arguments": "{}"}}
+        )
+    if calls:
+        answer["tool_calls"] = calls
+    return [{"role": "user", "content": "x"}, answer]
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    """The message as chat templates expect it: arguments of tool calls are no text but values."""
+    plain: dict[str, Any] = dict(message)
+    if calls := message.get("tool_calls"):
+        plain["tool_calls"] = [
+            call
+            | {"function": call["function"] | {"arguments": _value(call["function"]["arguments"])}}
+            for call in calls
+        ]
+    return plain
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

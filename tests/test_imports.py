@@ -76,6 +76,7 @@ HEAVY: dict[str, set[str]] = {
     "omegaconf": {"rl/config.py"},
     "openai": {"rollouts/endpoint.py"},
     "e2b": {"rewards/sandbox/e2b.py"},
+    "aiohttp": {"rollouts/gateway/server.py"},
     "httpx": {"rewards/sandbox/e2b.py", "rewards/sandbox/http.py"},
     "tenacity": {"rewards/sandbox/remote.py"},
     "math_verify": {"rewards/symbolic.py"},

@@ -17,6 +17,7 @@ import shlex
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,34 +92,29 @@ class CommandAgent:
     concurrency: int = _CONCURRENCY
 
     async def __call__(self, base_url: str, task: Task) -> None:
-        process = await asyncio.create_subprocess_exec(
-            *self.words,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-            # The client asks for a key, and would send a real one from the user's environment.
-            env=os.environ | {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "none"},
-        )
-        assert process.stdin and process.stdout
-        printed = bytearray()
-        reading = asyncio.ensure_future(_keep_tail(process.stdout, printed))
-        try:
-            with contextlib.suppress(ConnectionError):  # it need not read its task
-                process.stdin.write(_plain(task))
-                await process.stdin.drain()
-            process.stdin.close()
-            code = await process.wait()
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-            # What left the group may hold the pipe open; nobody waits for it.
-            await asyncio.wait({reading}, timeout=1.0)
-            reading.cancel()
-        if code:
-            words = printed.decode("utf-8", "replace").strip()
-            raise AgentError(f"{self.words[0]} ended with code {code}: {words}")
+        # Files and no pipes: a child that it leaves behind would hold a pipe open.
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed:
+            given.write(_plain(task))
+            given.seek(0)
+            process = await asyncio.create_subprocess_exec(
+                *self.words,
+                stdin=given,
+                stdout=printed,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+                # The client asks for a key, and would send a real one of the user's.
+                env=os.environ | {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "none"},
+            )
+            try:
+                code = await process.wait()
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+            if code:
+                printed.seek(max(0, printed.seek(0, os.SEEK_END) - _TAIL))
+                words = printed.read().decode("utf-8", "replace").strip()
+                raise AgentError(f"{self.words[0]} ended with code {code}: {words}")
 
 
 def load_agent(config: AgentConfig, key: str) -> Agent:
@@ -178,10 +174,3 @@ def _module(source: str) -> Any:
 def _plain(task: Task) -> bytes:
     fields = {"id": task.id, "kind": task.kind, "messages": list(task.messages)}
     return json.dumps(fields | {"meta": dict(task.meta)}, default=str).encode() + b"\n"
-
-
-async def _keep_tail(stream: asyncio.StreamReader, kept: bytearray) -> None:
-    """Read to the end; the last of it stays in `kept`."""
-    while piece := await stream.read(65536):
-        kept += piece
-        del kept[:-_TAIL]

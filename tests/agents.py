@@ -2,12 +2,18 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any
 
 from rl.types import Completion
+from rollouts.episode import EpisodeLimits
+from rollouts.gateway.server import Gateway
+from rollouts.gateway.session import Session
 from rollouts.renderer import Renderer
+
+ROOMY = EpisodeLimits(budget=1000, max_model_len=4000, max_turns=20, temperature=1.0)
 
 TOOL_TEMPLATE = (
     "{% if tools %}<|system|>{% for tool in tools %}{{ tool | tojson }}{% endfor %}<|end|>"
@@ -94,6 +100,23 @@ class Scripted:
     def text_of(self, index: int) -> str:
         """The prompt of one call."""
         return self.renderer.raw_text(self.asked[index])
+
+
+@asynccontextmanager
+async def served(
+    engine: Scripted, limits: EpisodeLimits = ROOMY
+) -> AsyncIterator[tuple[Any, Session]]:
+    """(official client, session) of one episode."""
+    from openai import AsyncOpenAI
+
+    gateway = Gateway(engine, engine.renderer)
+    await gateway.start()
+    try:
+        with gateway.open(limits, 7, "group") as (url, session):
+            async with AsyncOpenAI(base_url=url, api_key="none") as client:
+                yield client, session
+    finally:
+        await gateway.close()
 
 
 def use_tool(name: str, arguments: str) -> str:

@@ -211,7 +211,10 @@ def _read(kind: type[A], body: Any) -> A:
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        found = error.errors(include_url=False)
+        # Of the alternatives of one parameter, the one that fits furthest.
+        of_first = [one for one in found if one["loc"][:1] == found[0]["loc"][:1]]
+        first = max(of_first, key=lambda one: len(one["loc"]))
         param = _place(first["loc"])
         if first["type"] == "extra_forbidden":
             raise Refusal(

@@ -94,6 +94,16 @@ CONTRADICTIONS = {
     "critic as a task": (["tasks.critic.weight=1"], "tasks.critic: critic tasks come from"),
     "negative weight": (["tasks.math.weight=-1"], "tasks.math.weight and"),
     "negative heldout": (["tasks.math.heldout=-1"], "tasks.math.heldout must be 0 or more"),
+    "an agent of one turn": (["tasks.math.agent.run=a:b"], "more than rollout.max_turns=1 turn"),
+    "settings of no agent": (["tasks.math.agent.concurrency=2"], "set tasks.math.agent.run"),
+    "no time for an agent": (
+        ["tasks.math.agent.run=a:b", "tasks.math.agent.deadline_s=0"],
+        "tasks.math.agent.deadline_s=0 must be above 0",
+    ),
+    "no agent at a time": (
+        ["tasks.math.agent.run=a:b", "tasks.math.agent.concurrency=0"],
+        "tasks.math.agent.concurrency=0 must be at least 1",
+    ),
     "kind without reward": (["tasks.mth.weight=1"], "did you mean math?"),
     "budget of no kind": (["budget.tokens.mth=1"], "budget.tokens.mth names no task kind"),
     "nothing left": (

@@ -1,0 +1,139 @@
+"""The official client and a real engine: what vLLM was given and drew is the trajectory."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from envs.agent import CommandAgent
+from rl.types import Completion, Message, Status, Task, Trajectory
+from rollouts.engine import RolloutConfig
+from rollouts.episode import EpisodeLimits
+from rollouts.gateway.play import Agents
+from rollouts.gateway.server import Gateway
+from rollouts.renderer import Renderer
+from tests.agents import TOOLS, call, tokenizer, tool_renderer
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+TASK = Task.make("travel", "How warm are Paris and Rome together?")
+ANSWERS = (
+    call("weather", city="Paris") + call("weather", city="Rome"),
+    call("add", a=18, b=25),
+    "43 degrees",
+)
+LIMITS = EpisodeLimits(budget=200, max_model_len=480, max_turns=8, temperature=1.0)
+
+
+def dialogue(renderer: Renderer) -> list[int]:
+    """The tokens of an episode as the policy is to learn it."""
+    results: tuple[list[Message], ...] = (
+        [
+            {"role": "tool", "content": '{"degrees": 18}', "tool_call_id": "functions.weather:0"},
+            {"role": "tool", "content": '{"degrees": 25}', "tool_call_id": "functions.weather:1"},
+        ],
+        [{"role": "tool", "content": "43", "tool_call_id": "functions.add:2"}],
+        [],
+    )
+    tokens = renderer.prompt(TASK.messages, TOOLS)
+    for answer, messages in zip(ANSWERS, results, strict=True):
+        tokens += [*renderer.encode(answer), renderer.stop_ids[0]]
+        tokens += renderer.next_turn(messages, TOOLS) if messages else []
+    return tokens
+
+
+def trained_policy(folder: Path) -> Path:
+    """A nano that knows one dialogue by heart, well enough to be sampled at temperature 1."""
+    from rl.nano import NanoConfig, build_model, save_policy
+
+    torch.manual_seed(0)
+    model = build_model(tokenizer(), NanoConfig(vocab_size=400), seed=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    ids = torch.tensor([dialogue(tool_renderer())])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # two would wait for each other on a busy machine
+    for _ in range(150):
+        loss = model(ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if loss.item() < 0.01:
+            break
+    torch.set_num_threads(threads)
+    save_policy(model, tokenizer(), folder)
+    return folder
+
+
+class Recording:
+    """Keeps what the engine is given and what it gives."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+        self.calls: list[tuple[list[int], Completion]] = []
+
+    async def __call__(self, tokens: Sequence[int], **how: Any) -> Completion:
+        completion = await self.engine(tokens, **how)
+        self.calls.append((list(tokens), completion))
+        return completion
+
+
+def replayed(t: Trajectory, calls: list[tuple[list[int], Completion]]) -> Trajectory:
+    """The trajectory that the engine's own record gives, call by call."""
+    made = Trajectory()
+    for prompt, completion in calls:
+        whole = [*prompt, *completion.tokens]
+        if t.tokens[: len(whole)] != whole or prompt[: len(made.tokens)] != made.tokens:
+            continue
+        made.extend_context(prompt[len(made.tokens) :])
+        made.extend_sampled(completion)
+    return made
+
+
+async def test_an_agent_on_a_real_engine_is_recorded_as_the_engine_recorded_it(tmp_path: Path):
+    import ray
+
+    from rollouts.vllm_engine import VllmEngine
+
+    folder = trained_policy(tmp_path / "policy")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    engine = VllmEngine.launch(
+        str(folder), RolloutConfig(max_tokens=200, max_model_len=480), 0, "shm"
+    )
+    try:
+        renderer = Renderer.load(folder)
+        await engine.ready(renderer.stop_ids, 600)
+        engine.use_loaded_weights()
+        recording = Recording(engine)
+        gateway = Gateway(recording, renderer)
+        await gateway.start()
+        os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
+        agent = CommandAgent((sys.executable, "-m", "tests.agents"), deadline_s=240)
+        agents = Agents(gateway, {"travel": agent})
+        played = await asyncio.gather(
+            *(agents.episode(TASK, LIMITS, seed, "group") for seed in range(4))
+        )
+        await gateway.close()
+        for t in played:
+            assert t.status is Status.COMPLETED and t.metrics["agent/turns"] == 3
+            assert t.response == ANSWERS[-1]
+            record = replayed(t, recording.calls)
+            assert (t.tokens, t.sampled) == (record.tokens, record.sampled)
+            assert t.behavior_logprobs == record.behavior_logprobs
+            assert t.versions == record.versions and t.engine == record.engine == "vllm-0"
+            # Under the weights that it names, from its first token to its last.
+            again = await engine.prompt_logprobs(t.tokens)
+            gaps = [
+                abs(mine - other)
+                for mine, other, sampled in zip(
+                    t.behavior_logprobs[1:], again, t.sampled[1:], strict=True
+                )
+                if sampled
+            ]
+            assert len(gaps) == t.num_sampled and max(gaps) < 1e-4
+    finally:
+        await engine.close()
+        ray.shutdown()

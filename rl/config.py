@@ -257,6 +257,12 @@ def _validate_tasks(cfg: Config) -> None:
                 f"tasks.{kind}.agent.run asks the policy again and again; allow it more than "
                 f"rollout.max_turns={cfg.rollout.max_turns} turn"
             )
+        if task.agent.run and cfg.rollout.segment_tokens:
+            # Held back, the agents of a later wave would keep the places that the due one needs.
+            raise ConjointError(
+                f"tasks.{kind}.agent.run cannot be held back by rollout.segment_tokens="
+                f"{cfg.rollout.segment_tokens}; set it to 0"
+            )
         if task.datasets and task.path is not None:
             raise ConjointError(f"give tasks.{kind}.path or tasks.{kind}.datasets, not both")
         if task.datasets and "logic" not in cfg.reward.kinds.get(kind, ()):

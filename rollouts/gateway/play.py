@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from envs.agent import Agent, AgentError
 from rl.types import Status, Task, Trajectory
-from rollouts.episode import EpisodeLimits
-from rollouts.gateway.session import Pace, Session, unpaced
+from rollouts.episode import EpisodeLimits, Pace, unpaced
+from rollouts.gateway.session import Session
 
 if TYPE_CHECKING:
     from rollouts.gateway.server import Gateway

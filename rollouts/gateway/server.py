@@ -15,10 +15,10 @@ from typing import Any
 from aiohttp import web
 
 from rl.types import Sampler
-from rollouts.episode import EpisodeLimits
+from rollouts.episode import EpisodeLimits, Pace, unpaced
 from rollouts.gateway.answers import chat_body, chat_chunks, text_body, text_chunks
 from rollouts.gateway.parameters import Ask, Refusal, read_chat, read_text
-from rollouts.gateway.session import Pace, Session, unpaced
+from rollouts.gateway.session import Session
 from rollouts.renderer import Renderer
 
 MODEL = "policy"

@@ -8,7 +8,7 @@ never for what the policy said: answers are kept as the tokens that were drawn.
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,15 +22,11 @@ from rl.types import (
     Trajectory,
     derive_seed,
 )
-from rollouts.episode import EpisodeLimits
+from rollouts.episode import EpisodeLimits, Pace, unpaced
 from rollouts.gateway.branches import Branch, Branches, Place
 from rollouts.gateway.parameters import Ask, ChatAsk, Refusal, TextAsk
 from rollouts.gateway.tool_calls import form_of, read_calls
 from rollouts.renderer import Renderer
-
-Pace = Callable[[int], AbstractAsyncContextManager[int]]
-"""`async with pace(sampled) as room`: waits until an episode that has sampled so many tokens may go
-on, and for how many more at most; the body is one call to the sampler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +46,6 @@ class Answer:
     prompt: list[int]
     """All tokens before the answer."""
     choices: list[Choice]
-
-
-def unpaced(sampled: int) -> AbstractAsyncContextManager[int]:
-    """On at once, to the end."""
-    return nullcontext(1 << 30)
 
 
 class Session:

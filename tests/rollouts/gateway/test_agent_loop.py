@@ -3,6 +3,7 @@ engine was given and drew is the trajectory, and nothing else is."""
 
 import asyncio
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -128,3 +129,15 @@ async def test_no_more_agents_run_at_once_than_their_kind_allows():
     await asyncio.gather(*(agents.episode(TASK, LIMITS, i, "s") for i in range(6)))
     await gateway.close()
     assert peak == 2
+
+
+async def test_the_agent_of_the_docs_plays(tmp_path: Path):
+    page = (Path(__file__).parents[3] / "docs" / "gateway.md").read_text()
+    file = tmp_path / "my_agent.py"
+    file.write_text(page.split("```python\n")[1].split("```")[0])
+    engine = Scripted("I think 43.", "43")
+    t = await episode(CommandAgent((sys.executable, str(file))), engine)
+    assert_is_record(t, engine)
+    assert [m["content"] for m in t.messages] == [
+        TASK.prompt, "I think 43.", "Check it, then say the result alone.", "43"
+    ]  # fmt: skip

@@ -1,0 +1,32 @@
+"""Agents by config: who plays a kind, and what of it the run is told."""
+
+import pytest
+
+from envs.agent import CommandAgent, FunctionAgent
+from rl.config import load_config
+from rl.plan import prepare
+from rl.types import ConjointError
+
+AGENT = ["rollout.max_turns=4", "tasks.math.agent.run=tests.agents:play"]
+
+
+def test_the_plan_holds_the_agent_of_each_kind_that_takes_part():
+    assert prepare(load_config([])).agents == {}
+    keys = [
+        *AGENT,
+        "tasks.math.agent.deadline_s=7",
+        "tasks.math.agent.concurrency=3",
+        "tasks.code.agent.run=sh -c true",
+        "tasks.open.agent.run=sh",
+        "tasks.open.weight=0",
+    ]
+    agents = prepare(load_config(keys)).agents
+    assert list(agents) == ["math", "code"]
+    assert isinstance(agents["math"], FunctionAgent) and isinstance(agents["code"], CommandAgent)
+    assert (agents["math"].deadline_s, agents["math"].concurrency) == (7.0, 3)
+    assert agents["code"].words == ("sh", "-c", "true")
+
+
+def test_an_agent_that_is_not_there_is_refused_before_a_model_loads():
+    with pytest.raises(ConjointError, match=r"^tasks\.math\.agent\.run='no-such-program' is"):
+        prepare(load_config([AGENT[0], "tasks.math.agent.run=no-such-program"]))

@@ -29,6 +29,11 @@ _DEADLINE_S = 600.0
 _CONCURRENCY = 16
 _TAIL = 2000
 """Bytes of what a command printed last that an error quotes."""
+_UNDER_US = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
+    "os.getppid() == int(sys.argv[1]) or sys.exit(1); os.execvp(sys.argv[2], sys.argv[2:])"
+)
+"""Becomes a command that is killed when the run is: PR_SET_PDEATHSIG, SIGKILL."""
 _FUNCTION = re.compile(r"[\w./-]+:[A-Za-z_]\w*")
 
 
@@ -97,6 +102,7 @@ class CommandAgent:
             given.write(_plain(task))
             given.seek(0)
             process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", "-c", _UNDER_US, str(os.getpid())),
                 *self.words,
                 stdin=given,
                 stdout=printed,

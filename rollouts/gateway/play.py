@@ -96,6 +96,8 @@ async def _until_failed(agent: Agent, url: str, task: Task, session: Session) ->
             running.cancel()
             # One that will not be cancelled is left behind: its session is over.
             await asyncio.wait({running}, timeout=_GRACE_S)
+        if running.done() and not running.cancelled():
+            running.exception()  # seen
 
 
 class _Clock:

@@ -191,8 +191,9 @@ class Session:
                 limit = min(room, ask.limit or room)
                 completions = await self._samples(prompt, limit, request.branch, ask)
                 answer = self._record(request, prompt, completions, ask, read)
-                # Cut by the episode, and not by the client's own limit.
-                self._cut = room == limit and answer.choices[0].finish == "length"
+                # Cut by the episode or the engine, and not by the client's own limit.
+                ours = room == limit or completions[0].stop_reason != "length"
+                self._cut = ours and answer.choices[0].finish == "length"
                 return answer
 
     def _record(
@@ -307,9 +308,8 @@ class Session:
             versions += got.versions or [got.version] * len(got.tokens)
             unfinished = got.stop_reason in ("length", "abort") and len(tokens) < limit
             if not unfinished:
-                return Completion(
-                    tokens, logprobs, got.stop_reason, got.version, got.engine, versions
-                )
+                reason = "length" if got.stop_reason == "abort" else got.stop_reason
+                return Completion(tokens, logprobs, reason, got.version, got.engine, versions)
 
     def _stopped(
         self, completion: Completion, stops: Sequence[str]

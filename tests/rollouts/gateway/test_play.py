@@ -64,6 +64,21 @@ async def test_a_command_that_fails_says_its_last_words():
         await episode(shell("yes | head -c 100000; echo no such hotel; exit 3"), Scripted("x"))
 
 
+async def test_a_command_dies_with_the_run_that_started_it(tmp_path: Path):
+    pid = tmp_path / "pid"
+    script = (
+        "import asyncio; from envs.agent import CommandAgent; from rl.types import Task; "
+        f"agent = CommandAgent(('sh', '-c', 'echo $$ > {pid}; exec sleep 300')); "
+        "asyncio.run(agent('http://127.0.0.1:1/v1', Task.make('travel', 'x')))"
+    )
+    run = await asyncio.create_subprocess_exec(sys.executable, "-c", script)
+    while not (pid.exists() and pid.read_text().strip()):
+        await asyncio.sleep(0.02)
+    run.kill()
+    await run.wait()
+    assert gone(int(pid.read_text()))
+
+
 async def test_a_cancelled_episode_leaves_no_process(tmp_path: Path):
     pid = tmp_path / "pid"
     running = asyncio.ensure_future(episode(shell(f"echo $$ > {pid}; sleep 300"), Scripted("x")))

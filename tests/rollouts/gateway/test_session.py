@@ -267,6 +267,19 @@ async def test_a_clients_own_limit_is_no_truncation_and_its_turn_is_closed_as_co
     assert tool_renderer().raw_text(t.tokens).count("<|end|>\n") == 3
 
 
+async def test_an_answer_that_the_engine_gave_up_is_truncated():
+    class Repeats(Scripted):
+        async def __call__(self, tokens: Any, **how: Any) -> Completion:
+            return replace(await super().__call__(tokens, **how), stop_reason="repeat")
+
+    async with served(Repeats("ha ha ha ha")) as (client, session):
+        reply = await client.chat.completions.create(
+            model="policy", messages=[HELLO], max_tokens=90
+        )
+        assert reply.choices[0].finish_reason == "length"
+        assert session.trajectory().status is Status.TRUNCATED
+
+
 async def test_a_stop_string_keeps_the_tokens_up_to_its_end():
     engine = Scripted("think Observation: made up", "end")
     async with served(engine) as (client, session):

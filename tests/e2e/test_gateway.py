@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from envs.agent import CommandAgent
+from rl.run_folder import read_jsonl
 from rl.types import Completion, Message, Status, Task, Trajectory
 from rollouts.engine import RolloutConfig
 from rollouts.episode import EpisodeLimits
@@ -18,6 +19,7 @@ from rollouts.gateway.play import Agents
 from rollouts.gateway.server import Gateway
 from rollouts.renderer import Renderer
 from tests.agents import TOOLS, call, tokenizer, tool_renderer
+from tests.e2e.conftest import SMALL, conjoint
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 TASK = Task.make("travel", "How warm are Paris and Rome together?")
@@ -137,3 +139,50 @@ async def test_an_agent_on_a_real_engine_is_recorded_as_the_engine_recorded_it(t
     finally:
         await engine.close()
         ray.shutdown()
+
+
+AGENT = """
+from openai import AsyncOpenAI
+
+async def twice(base_url, task):
+    async with AsyncOpenAI(base_url=base_url, api_key="none") as client:
+        messages = list(task.messages)
+        for question in ("Say it again.", None):
+            reply = await client.chat.completions.create(model="policy", messages=messages)
+            messages.append(reply.choices[0].message)
+            if question:
+                messages.append({"role": "user", "content": question})
+"""
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_run_trains_on_what_an_agent_played(runs: Path, tmp_path: Path, staleness: int):
+    """By config, through the whole loop; the learner agrees with the engine on every token."""
+    (tmp_path / "mine.py").write_text(AGENT)
+    path = runs / f"agent-{staleness}"
+    ended = conjoint(
+        "quickstart",
+        *SMALL,
+        f"run_dir={path}",
+        "num_steps=2",
+        "rollout.groups_per_step=4",
+        "rollout.max_turns=3",
+        f"rollout.max_staleness={staleness}",
+        "eval.tasks=4",
+        f"tasks.math.agent.run={tmp_path}/mine.py:twice",
+        *(f"tasks.{kind}.weight=0" for kind in ("code", "instruction", "open")),
+        "reward.rubrics=[]",
+        "critic.refine=false",
+    )
+    assert ended.code == 0, ended.output
+    for step in (1, 2):
+        rows = read_jsonl(path / "rollouts" / f"step-{step:06d}.jsonl")
+        assert len(rows) == 16 and {row["kind"] for row in rows} == {"math"}
+        assert not [row for row in rows if row["status"] == "failed"]
+        whole = [row for row in rows if row["status"] == "completed"]
+        assert whole and all(row["metrics"]["agent/turns"] == 2 for row in whole)
+        for row in whole:
+            assert [m["role"] for m in row["messages"]] == ["user", "assistant"] * 2
+    steps = [row for row in read_jsonl(path / "metrics.jsonl") if "loss/policy" in row]
+    assert [row["masked_share/math"] for row in steps] == [0, 0]
+    assert all(row["gap/mean"] < 1e-4 for row in steps)

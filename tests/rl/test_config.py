@@ -95,6 +95,11 @@ CONTRADICTIONS = {
     "negative weight": (["tasks.math.weight=-1"], "tasks.math.weight and"),
     "negative heldout": (["tasks.math.heldout=-1"], "tasks.math.heldout must be 0 or more"),
     "an agent of one turn": (["tasks.math.agent.run=a:b"], "more than rollout.max_turns=1 turn"),
+    "an agent held back": (
+        ["tasks.math.agent.run=a:b", "rollout.max_turns=2", "rollout.max_staleness=1",
+         "rollout.segment_tokens=8"],
+        "tasks.math.agent.run cannot be held back by rollout.segment_tokens=8",
+    ),
     "settings of no agent": (["tasks.math.agent.concurrency=2"], "set tasks.math.agent.run"),
     "no time for an agent": (
         ["tasks.math.agent.run=a:b", "tasks.math.agent.deadline_s=0"],

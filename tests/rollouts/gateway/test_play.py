@@ -173,6 +173,27 @@ async def test_a_broken_agent_masks_its_own_trajectory():
     assert "no browser" in groups[0].trajectories[0].response
 
 
+async def test_an_episode_under_way_shows_nothing_that_could_be_taken_up_again():
+    shown: list[Any] = []
+
+    async def looks(base_url: str, task: Task) -> None:
+        await play(base_url, task)
+        shown.append(episodes[0].trajectory)
+
+    engine = Scripted("hello")
+    gateway = Gateway(engine, tool_renderer())
+    await gateway.start()
+    agents = Agents(gateway, {"travel": FunctionAgent(looks)})
+    collector = Collector(engine, tool_renderer(), SingleTurn, 0, agents)
+    episodes = collector.episodes(TASK, 1, ROOMY, (0, 0), "s")
+    (t,) = await collector.play(TASK, episodes)
+    # Another run of it ends where this one did; what is ended is not played again.
+    assert await collector.play(TASK, episodes, [t]) == [t] and len(engine.asked) == 1
+    await gateway.close()
+    assert (shown[0].tokens, shown[0].status) == ([], Status.RUNNING)
+    assert episodes[0].trajectory is t and t.num_sampled == 6
+
+
 async def test_what_is_asked_after_the_end_is_not_sampled():
     urls: list[str] = []
 

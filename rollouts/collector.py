@@ -85,7 +85,7 @@ class Collector:
         if begun is not None and begun.status is not Status.RUNNING:
             return begun
         try:
-            if self._agents is not None and self._agents.play(task):
+            if self._agents is not None and self._agents.plays(task):
                 return await episode.play_by(partial(self._agents.episode, task))
             return await episode.play(self._make_env(task), begun)
         except StopRun:

@@ -153,7 +153,9 @@ def _said(message: Message) -> Any:
         (call["id"], call["function"]["name"], _value(call["function"]["arguments"]))
         for call in message.get("tool_calls", ())
     ]
-    return "assistant", content.strip(), calls
+    # Clients drop what the policy thought, or show it otherwise.
+    said = content.rpartition("</think>")[2].strip()
+    return "assistant", said, calls
 
 
 def _value(text: str) -> Any:

@@ -28,7 +28,7 @@ class Agents:
     by_kind: Mapping[str, Agent]
     _gates: dict[str, asyncio.Semaphore] = field(default_factory=dict)
 
-    def play(self, task: Task) -> bool:
+    def plays(self, task: Task) -> bool:
         """Whether an agent plays this task."""
         return task.kind in self.by_kind
 

@@ -82,6 +82,15 @@ async def test_a_rewritten_answer_is_context_in_a_branch_of_its_own(changed: dic
         assert t.tokens[: len(engine.asked[1])] == engine.asked[1]
 
 
+@pytest.mark.parametrize("said", ["yes", "<think>\nhm\n</think>\n\nyes", " yes\n"])
+async def test_thinking_stays_in_the_record_whatever_the_client_keeps_of_it(said: str):
+    engine = Scripted("<think>\nhm\n</think>\n\nyes", "end")
+    async with served(engine) as (client, session):
+        assert (await ask(client, HELLO)).content == engine.script[0]
+        await ask(client, HELLO, {"role": "assistant", "content": said}, HELLO)
+        assert sampled_text(session) == engine.script
+
+
 async def test_other_tools_and_another_system_prompt_begin_anew():
     engine = Scripted("one", "two", "three")
     async with served(engine) as (client, session):

@@ -70,7 +70,7 @@ def _prompt(row: Row) -> list[dict[str, str]]:
     """What the policy was given: everything up to its first answer."""
     messages = row.get("messages") or []
     first = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), len(messages))
-    return [{"role": m["role"], "content": _cut(m["content"])} for m in messages[:first]]
+    return [_turn(message) for message in messages[:first]]
 
 
 def _answer(row: Row) -> dict[str, Any]:
@@ -80,10 +80,18 @@ def _answer(row: Row) -> dict[str, Any]:
         {"role": "assistant", "content": row.get("response") or ""}
     ]
     return {
-        "turns": [{"role": m["role"], "content": _cut(m["content"])} for m in turns],
+        "turns": [_turn(message) for message in turns],
         "scores": row.get("scores") or [],
         **{key: row.get(key) for key in ("status", "reward", "advantage", "num_tokens", "budget")},
     }
+
+
+def _turn(message: Row) -> dict[str, str]:
+    """What it says, and the tools that it calls."""
+    calls = [call["function"] for call in message.get("tool_calls") or ()]
+    lines = [f"{call['name']} {call['arguments']}" for call in calls]
+    text = "\n".join(filter(None, [message["content"], *lines]))
+    return {"role": message["role"], "content": _cut(text)}
 
 
 def _cut(text: str) -> str:

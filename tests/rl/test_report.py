@@ -33,6 +33,10 @@ def answer(kind: str, rng: random.Random, skill: float) -> Trajectory:
         {"role": "user", "content": f"A {kind} task: what is 17 + 25?\nAnswer in one line."},
         {"role": "assistant", "content": f"The answer is {42 if right else 41}. {HOSTILE}"},
     ]
+    if kind == "code":
+        call = {"name": "run", "arguments": '{"program": "print(42)"}'}
+        t.messages[1]["tool_calls"] = [{"id": "0", "type": "function", "function": call}]
+        t.messages.append({"role": "tool", "content": "42", "tool_call_id": "0"})
     name = "judge" if kind == "open" else kind
     reasons = (
         (
@@ -149,6 +153,7 @@ def test_report_shows_each_part(run: RunFolder) -> None:
         "expected 42, got 41",
         "orders disagree",
         "the worker died",
+        "run {&#34;program&#34;: &#34;print(42)&#34;}",
         "masked",
         "2m47s",
     ):

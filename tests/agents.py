@@ -121,9 +121,12 @@ async def served(
 
 def use_tool(name: str, arguments: str) -> str:
     given = json.loads(arguments)
-    if name == "weather":
-        return json.dumps({"degrees": {"Paris": 18, "Rome": 25}[given["city"]]})
-    return str(given["a"] + given["b"])
+    try:
+        if name == "weather":
+            return json.dumps({"degrees": {"Paris": 18, "Rome": 25}[given["city"]]})
+        return str(given["a"] + given["b"])
+    except (KeyError, TypeError) as error:
+        return f"error: {error!r}"
 
 
 def main() -> None:

@@ -94,6 +94,11 @@ def plan_words(cfg: Config) -> list[str]:
     dropped = [kind for kind in cfg.tasks if kind not in cfg.kinds and cfg.tasks[kind].weight]
     if dropped:
         words.append(f"Left out, because reward.rubrics is empty: {', '.join(dropped)}.")
+    words += [
+        f"Tasks of kind {kind} are played by {task.agent.run}, {task.agent.concurrency} at a time."
+        for kind, task in cfg.kinds.items()
+        if task.agent.run
+    ]
     if not cfg.cluster.measured:
         words.append("This configuration has not been measured yet on its hardware.")
     return words

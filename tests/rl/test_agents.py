@@ -20,11 +20,14 @@ def test_the_plan_holds_the_agent_of_each_kind_that_takes_part():
         "tasks.open.agent.run=sh",
         "tasks.open.weight=0",
     ]
-    agents = prepare(load_config(keys)).agents
+    plan = prepare(load_config(keys))
+    agents = plan.agents
     assert list(agents) == ["math", "code"]
     assert isinstance(agents["math"], FunctionAgent) and isinstance(agents["code"], CommandAgent)
     assert (agents["math"].deadline_s, agents["math"].concurrency) == (7.0, 3)
     assert agents["code"].words == ("sh", "-c", "true")
+    assert "Tasks of kind math are played by tests.agents:play, 3 at a time." in plan.words
+    assert "open are played" not in " ".join(plan.words)
 
 
 def test_an_agent_that_is_not_there_is_refused_before_a_model_loads():

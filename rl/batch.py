@@ -58,6 +58,8 @@ class MicroBatch(PackedRow):
     """[P]"""
     temperatures: NDArray[np.float32]
     """[P], the sampling temperature."""
+    top_ps: NDArray[np.float32]
+    """[P], the share of the likeliest tokens that the token was drawn from; 1 is all of them."""
     kinds: NDArray[np.int64]
     """[P], index into `Batch.kinds`."""
     ptx_targets: NDArray[np.int64]
@@ -309,6 +311,7 @@ def _pack(blocks: Sequence[_Block]) -> MicroBatch:
         versions=facts("versions", np.int64),
         advantages=spread([o.trajectory.advantage for _, _, o in policy], np.float32),
         temperatures=spread([o.trajectory.temperature for _, _, o in policy], np.float32),
+        top_ps=spread([o.trajectory.top_p for _, _, o in policy], np.float32),
         kinds=spread([o.kind for _, _, o in policy], np.int64),
         ptx_targets=_join([places(i, 0) for i in ptx], np.int64),
     )

@@ -38,6 +38,7 @@ from rollouts.collector import Collector
 from rollouts.episode import EpisodeLimits, to_the_end
 from rollouts.gateway.play import Agents
 from rollouts.gateway.server import Gateway
+from rollouts.lengths import Toggle
 from rollouts.renderer import Renderer
 from rollouts.vllm_engine import VllmEngine
 from rollouts.weights import buffer_path, sweep_buffers
@@ -124,10 +125,14 @@ async def _start(
             judge,
             replace(context, judge=None),  # what is measured is the policy, whoever else judges
             lambda task: EpisodeLimits(
-                cfg.budget_of(task.kind), cfg.rollout.max_model_len, cfg.rollout.max_turns, 0.0
+                cfg.largest_budget_of(task.kind),
+                cfg.rollout.max_model_len,
+                cfg.rollout.max_turns,
+                0.0,
             ),
         ),
         guard=Guard(cfg.guard),
+        toggle=Toggle(cfg.budget.toggle),
         trackers=Trackers.open(cfg.tracking, folder),
         console=console,
         clock=Stopwatch(on_phase=console.phase),

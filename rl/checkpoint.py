@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rl.learner import Learner
 
 
-FORMAT = 2
+FORMAT = 3
 """Of state.json. Raise it when the state of any part is no longer read as it was written."""
 
 Checkpoint = tuple[Path, int, dict[str, Any]]

@@ -32,6 +32,7 @@ from rl.types import ConjointError
 from rl.weight_sync import WeightSyncConfig
 from rollouts.budget import BudgetConfig
 from rollouts.engine import RolloutConfig
+from rollouts.schedule import progress_of
 
 T = TypeVar("T")
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
@@ -132,12 +133,19 @@ class Config:
         return (
             self.optim.schedule != "constant"
             or self.ptx.schedule != "constant"
+            or self.budget.schedule != "constant"
             or temperature.start != temperature.end
         )
 
-    def budget_of(self, kind: str) -> int:
-        """Sampled tokens that one answer of this kind may have."""
-        return self.budget.of(kind, self.rollout.max_tokens)
+    def budget_of(self, kind: str, step: int = 0) -> int:
+        """Sampled tokens that one answer of this kind may have in the step that `step` others come
+        before."""
+        progress = progress_of(step, self.num_steps)
+        return self.budget.of(kind, self.rollout.max_tokens, progress)
+
+    def largest_budget_of(self, kind: str) -> int:
+        """The most it may have in any step, and in every evaluation."""
+        return self.budget.largest(kind, self.rollout.max_tokens)
 
 
 def load_config(overrides: Sequence[str]) -> Config:
@@ -240,6 +248,7 @@ def validate(cfg: Config) -> None:
     _validate_tasks(cfg)
     _validate_files(cfg)
     _validate_sizes(cfg)
+    _validate_nucleus(cfg)
     _validate_devices(cfg)
 
 
@@ -277,13 +286,23 @@ def _validate_tasks(cfg: Config) -> None:
             )
     for key, kinds in (
         ("budget.tokens", cfg.budget.tokens),
+        ("budget.end_tokens", cfg.budget.end_tokens),
+        ("budget.length.weight", cfg.budget.length.weight),
+        ("budget.toggle.kinds", cfg.budget.toggle.kinds),
         ("advantage.scale", cfg.advantage.scale),
+        ("rollout.top_p", cfg.rollout.top_p),
     ):
         for kind in kinds:
             if kind not in (*cfg.tasks, "critic"):
                 raise ConjointError(
                     f"{key}.{kind} names no task kind; {suggest(kind, [*cfg.tasks, 'critic'])}"
                 )
+    for kind in cfg.budget.toggle.kinds:
+        if cfg.reward.only_rubric(kind):
+            raise ConjointError(
+                f"budget.toggle.kinds: {kind} is judged by rubrics alone, so no answer of it is "
+                "correct and no length limit could be set; leave it out"
+            )
     if not cfg.kinds:
         raise ConjointError("no task kind is left: give some tasks.KIND.weight above 0")
 
@@ -309,9 +328,9 @@ def _validate_sizes(cfg: Config) -> None:
             f"learner.updates_per_batch={learner.updates_per_batch} equal updates"
         )
     for kind in (*cfg.kinds, "critic"):
-        if cfg.budget_of(kind) >= rollout.max_model_len:
+        if (largest := cfg.largest_budget_of(kind)) >= rollout.max_model_len:
             raise ConjointError(
-                f"the budget of {kind} ({cfg.budget_of(kind)} tokens) leaves no room for a prompt "
+                f"the budget of {kind} ({largest} tokens) leaves no room for a prompt "
                 f"in rollout.max_model_len={rollout.max_model_len}"
             )
     if learner.tokens_per_microbatch < rollout.max_model_len:
@@ -324,6 +343,24 @@ def _validate_sizes(cfg: Config) -> None:
             f"learner.tokens_per_microbatch={learner.tokens_per_microbatch} cannot hold one row of "
             f"ptx.max_tokens={cfg.ptx.max_tokens} tokens"
         )
+
+
+def _validate_nucleus(cfg: Config) -> None:
+    """The ratio of learner and engine holds a token's share of its nucleus, which must be kept."""
+    for kind, top_p in cfg.rollout.top_p.items():
+        if top_p == 1:
+            continue
+        if cfg.mismatch.correction == "none" or cfg.mismatch.level != "token":
+            raise ConjointError(
+                f"rollout.top_p.{kind}={top_p} draws from fewer tokens than the learner trains on; "
+                "it needs mismatch.correction=truncate or band and mismatch.level=token, which "
+                "weigh each token for it"
+            )
+        if cfg.mismatch.correction == "band" and cfg.mismatch.low > top_p:
+            raise ConjointError(
+                f"mismatch.low={cfg.mismatch.low} would drop tokens of rollout.top_p.{kind}="
+                f"{top_p}, whose ratio may be as low as that; lower it or raise top_p"
+            )
 
 
 def _validate_devices(cfg: Config) -> None:

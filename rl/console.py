@@ -151,6 +151,8 @@ def step_cells(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     if cut:
         share = sum(v * w for v, w in cut) / (sum(w for _, w in cut) or 1.0)
         cells.append(("cut off", f"{share:.0%}"))
+    if "toggle/phase" in metrics:
+        cells.append(("limits", "off" if metrics["toggle/phase"] else "on"))
     for title, name in (("ptx", "loss/ptx"), ("gap", "gap/mean"), ("tok/s", "tokens_per_s")):
         if name in metrics:
             cells.append((title, number(metrics[name])))
@@ -166,12 +168,12 @@ def batch_words(
     updates: int,
     ptx_rows: int,
     weights: Mapping[str, float],
-    budgets: Mapping[str, int],
+    budgets: Mapping[str, tuple[int, int]],
 ) -> list[str]:
     """The arithmetic of a step in words. `weights`: the mixture, by kind, in any unit.
 
-    `ptx_rows` is the number of PTX texts in each update, 0 if PTX is off; `budgets` is empty if
-    they are off.
+    `ptx_rows` is the number of PTX texts in each update, 0 if PTX is off; `budgets` are those of
+    the first and the last step, empty if they are off.
     """
     total = sum(weights.values()) or 1.0
     mixture = ", ".join(f"{w / total:.0%} {kind}" for kind, w in weights.items() if w)
@@ -182,7 +184,10 @@ def batch_words(
         f"({mixture}), trained in {_count(updates, 'update')} of "
         f"about {math.ceil(answers / updates)} answers{ptx}."
     ]
-    caps = ", ".join(f"{kind} {tokens}" for kind, tokens in budgets.items())
+    caps = ", ".join(
+        f"{kind} {start}" if start == end else f"{kind} {start} -> {end}"
+        for kind, (start, end) in budgets.items()
+    )
     lines.append(f"Token budget of an answer: {caps}." if caps else "Token budgets are off.")
     return lines
 

@@ -25,9 +25,16 @@ class StepStats:
         self._tokens = {"tokens/policy": 0, "tokens/ptx": 0, "tokens/sequences": 0}
 
     def add_gap(self, micro: MicroBatch, logprobs: Tensor) -> None:
-        """|engine - learner| log-prob at equal weights: tokens of other versions do not count."""
+        """|engine - learner| log-prob at equal weights: tokens of other versions do not count.
+
+        The engine's is of the nucleus that it drew from, the learner's of all tokens, so the first
+        may be above the second by up to -log top_p at no fault of numerics: only what lies outside
+        of that counts.
+        """
         mine = torch.from_numpy(micro.versions == self._version)
-        gap = (torch.from_numpy(micro.behavior_logprobs) - logprobs.cpu()).abs()[mine].double()
+        above = (torch.from_numpy(micro.behavior_logprobs) - logprobs.cpu())[mine].double()
+        nucleus = torch.from_numpy(micro.top_ps)[mine].double().log()
+        gap = torch.maximum(-above, above + nucleus).clamp(min=0)
         kinds = torch.from_numpy(micro.kinds)[mine]
         self._gap_sum.index_add_(0, kinds, gap)
         self._gap_count.index_add_(0, kinds, torch.ones_like(gap))

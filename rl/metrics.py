@@ -18,11 +18,9 @@ from urllib.parse import urlparse
 
 from rl.run_folder import RunFolder, to_json
 from rl.types import ConjointError, Group, Status, Trajectory
+from rollouts.lengths import percentile
 
 LOG = logging.getLogger("conjoint")
-
-Budgets = Mapping[str, int]
-"""Task kind -> the most tokens an answer of it may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +143,7 @@ def wandb_mode() -> str:
     return "online" if os.environ.get("WANDB_API_KEY") or _in_netrc() else "offline"
 
 
-def step_metrics(groups: Sequence[Group], budgets: Budgets) -> dict[str, float]:
+def step_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """The figures of one batch by kind: shares in [0, 1], lengths in sampled tokens.
 
     A figure without any answer behind it is left out. Over all kinds: `graded_share`,
@@ -154,7 +152,7 @@ def step_metrics(groups: Sequence[Group], budgets: Budgets) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for kind in sorted({g.task.kind for g in groups}):
         of_kind = [g for g in groups if g.task.kind == kind]
-        figures = _kind_metrics(of_kind, budgets.get(kind))
+        figures = _kind_metrics(of_kind)
         metrics.update({f"{name}/{kind}": value for name, value in figures.items()})
     answers = [t for g in groups for t in g.trajectories]
     if answers:
@@ -164,18 +162,18 @@ def step_metrics(groups: Sequence[Group], budgets: Budgets) -> dict[str, float]:
     return metrics
 
 
-def plain_words(groups: Sequence[Group], budgets: Budgets) -> list[str]:
+def plain_words(groups: Sequence[Group]) -> list[str]:
     """One sentence for each kind that teaches nothing this step: in each of its groups all rewards
     are equal, so every advantage is 0. Says what the answers got and how many were cut off."""
     lines = []
     for kind in sorted({g.task.kind for g in groups}):
         of_kind = [g for g in groups if g.task.kind == kind and len(g.graded) > 1]
         if of_kind and all(is_flat(g) for g in of_kind):
-            lines.append(_flat_line(kind, of_kind, budgets.get(kind)))
+            lines.append(_flat_line(kind, of_kind))
     return lines
 
 
-def _kind_metrics(groups: Sequence[Group], budget: int | None) -> dict[str, float]:
+def _kind_metrics(groups: Sequence[Group]) -> dict[str, float]:
     answers = [t for g in groups for t in g.trajectories]
     done = [t for t in answers if t.status is not Status.FAILED]
     rewards = [t.reward for t in answers if t.reward is not None]
@@ -190,12 +188,30 @@ def _kind_metrics(groups: Sequence[Group], budget: int | None) -> dict[str, floa
         figures["score"] = fmean(scores)
     if done:
         figures["truncated"] = _share(t.status is Status.TRUNCATED for t in done)
-        figures["length"] = fmean(t.num_sampled for t in done)
-        if budget:
-            figures["length_over_budget"] = figures["length"] / budget
+        figures |= _length_metrics(done)
     if compared:
         figures["reward_std"] = fmean(pstdev(_rewards(g)) for g in compared)
         figures["zero_variance"] = _share(is_flat(g) for g in compared)
+    return figures
+
+
+def _length_metrics(answers: Sequence[Trajectory]) -> dict[str, float]:
+    """Lengths in tokens and as shares of the answers' own budgets, which may differ where a
+    schedule moves and answers are carried over; and what length cost them or paid."""
+    lengths = [t.num_sampled for t in answers]
+    figures = {
+        "length": fmean(lengths),
+        "length_p50": percentile(lengths, 50),
+        "length_p90": percentile(lengths, 90),
+    }
+    if all(t.budget for t in answers):
+        shares = [t.num_sampled / t.budget for t in answers]
+        figures["budget"] = fmean(t.budget for t in answers)
+        figures["length_over_budget"] = fmean(shares)
+        figures |= {f"length_over_budget_p{q}": percentile(shares, q) for q in (10, 50, 90)}
+    for key in ("above_limit", "length_reward"):
+        if values := [t.metrics[key] for t in answers if key in t.metrics]:
+            figures[key] = fmean(values)
     return figures
 
 
@@ -211,15 +227,16 @@ def answer_score(trajectory: Trajectory) -> float | None:
     return 0.0 if trajectory.status is Status.TRUNCATED else fmean(values)
 
 
-def _flat_line(kind: str, groups: Sequence[Group], budget: int | None) -> str:
+def _flat_line(kind: str, groups: Sequence[Group]) -> str:
     answers = [t for g in groups for t in g.graded]
     sizes = {len(g.graded) for g in groups}
     rewards = {_rewards(g)[0] for g in groups}
     who = f"all {max(sizes)} answers" if len(sizes) == 1 else "all answers"
     what = f"got reward {min(rewards):g}" if len(rewards) == 1 else "got the same reward"
-    cut = _share(t.status is Status.TRUNCATED for t in answers)
-    at = f" at {budget} tokens" if budget and cut else ""
-    return f"{who} of every {kind} group {what}; {100 * cut:.0f} % truncated{at}"
+    cut = [t for t in answers if t.status is Status.TRUNCATED]
+    share, caps = 100 * len(cut) / len(answers), {t.budget for t in cut if t.budget}
+    at = f" at {max(caps)} tokens" if caps else ""
+    return f"{who} of every {kind} group {what}; {share:.0f} % truncated{at}"
 
 
 def _rewards(group: Group) -> list[float]:

@@ -4,6 +4,8 @@ A token was drawn by an engine, whose log-probs differ from the learner's by num
 drawn by older weights, by the updates since. ratio = old / behavior, both as they were before this
 batch's first update: the learner's own log-probs over those the engine reported when it sampled.
 What the learner changes afterwards is the objective's own ratio, current / old, and not this one.
+Under nucleus sampling (rollout.top_p) the engine's log-prob is that of the nucleus, so the ratio
+holds the nucleus' mass too: the weight from what was sampled to what is trained.
 """
 
 from dataclasses import dataclass

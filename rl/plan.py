@@ -17,6 +17,7 @@ from rl.sft import nano_folder
 from rl.shape import ModelShape
 from rl.tasks import TaskSets, build_tasks, mixture_weights, nano_ptx_rows
 from rl.types import ConjointError
+from rollouts.budget import BudgetConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +90,12 @@ def plan_words(cfg: Config) -> list[str]:
         updates=cfg.learner.updates_per_batch,
         ptx_rows=cfg.ptx.rows_per_step // cfg.learner.updates_per_batch if cfg.ptx.enabled else 0,
         weights=mixture_weights(cfg),
-        budgets={k: cfg.budget_of(k) for k in cfg.kinds} if cfg.budget.enabled else {},
+        budgets={
+            kind: (cfg.budget_of(kind), cfg.budget_of(kind, cfg.num_steps - 1))
+            for kind in (cfg.kinds if cfg.budget.enabled else ())
+        },
     )
+    words += length_words(cfg.budget)
     dropped = [kind for kind in cfg.tasks if kind not in cfg.kinds and cfg.tasks[kind].weight]
     if dropped:
         words.append(f"Left out, because reward.rubrics is empty: {', '.join(dropped)}.")
@@ -101,6 +106,20 @@ def plan_words(cfg: Config) -> list[str]:
     ]
     if not cfg.cluster.measured:
         words.append("This configuration has not been measured yet on its hardware.")
+    return words
+
+
+def length_words(budget: BudgetConfig) -> list[str]:
+    """What else the length of an answer costs or pays, a sentence each."""
+    toggle, length, words = budget.toggle, budget.length, []
+    if toggle.every:
+        words.append(
+            f"Toggle on {', '.join(toggle.kinds)}: after {toggle.estimate_steps} steps, length "
+            f"limits bind for {toggle.every} steps and rest for {toggle.every}, in turn."
+        )
+    if weights := {kind: weight for kind, weight in length.weight.items() if weight}:
+        listed = ", ".join(f"{kind} {weight:g}" for kind, weight in weights.items())
+        words.append(f"Length reward: {listed}, from step {length.warmup_steps + 1} on.")
     return words
 
 

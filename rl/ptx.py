@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from rl.optim.schedules import SCHEDULES, scheduled
 from rl.types import ConjointError, Message, derive_seed
+from rollouts.schedule import SCHEDULES, scheduled
 
 
 @dataclass(frozen=True, slots=True)

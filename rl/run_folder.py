@@ -95,12 +95,10 @@ class RunFolder:
         """What the run was made with; `more` adds facts only the caller knows (device, engine)."""
         write_atomically(self.versions, to_json({**collect_versions(), **more}, indent=2) + "\n")
 
-    def write_rollouts(
-        self, step: int, groups: Sequence[Group], budgets: Mapping[str, int] | None = None
-    ) -> Path:
-        """One line a trajectory, in group order. `budgets`: tokens by kind, if any."""
+    def write_rollouts(self, step: int, groups: Sequence[Group]) -> Path:
+        """One line a trajectory, in group order."""
         rows = (
-            _trajectory_row(group, k, trajectory, (budgets or {}).get(group.task.kind))
+            _trajectory_row(group, k, trajectory)
             for group in groups
             for k, trajectory in enumerate(group.trajectories)
         )
@@ -258,7 +256,7 @@ def _parse(line: str) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def _trajectory_row(group: Group, k: int, t: Trajectory, budget: int | None) -> dict[str, Any]:
+def _trajectory_row(group: Group, k: int, t: Trajectory) -> dict[str, Any]:
     return {
         "task_id": group.task.id,
         "kind": group.task.kind,
@@ -276,8 +274,9 @@ def _trajectory_row(group: Group, k: int, t: Trajectory, budget: int | None) -> 
         "reward": t.reward,
         "advantage": t.advantage,
         "num_tokens": t.num_sampled,
-        "budget": budget,
+        "budget": t.budget,
         "temperature": t.temperature,
+        "top_p": t.top_p,
         "engine": t.engine,
         "metrics": t.metrics,
         "tokens": t.tokens,

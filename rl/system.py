@@ -32,6 +32,7 @@ from rollouts.budget import assign_rewards
 from rollouts.collector import Collector
 from rollouts.engine import RolloutEngine
 from rollouts.episode import EpisodeLimits
+from rollouts.lengths import Toggle, ToggleConfig
 from rollouts.scheduler import Hooks, Scheduler
 
 
@@ -56,6 +57,8 @@ class System:
     sandbox: Sandbox | None = None
     cost: TokenCost = BY_TOKENS
     """What micro-batches are balanced by."""
+    toggle: Toggle = field(default_factory=lambda: Toggle(ToggleConfig()))
+    """The length limits of `budget.toggle`."""
     step: int = 0
     """Steps done; also the version of the weights."""
     time_split: dict[str, float] = field(default_factory=dict)
@@ -78,19 +81,14 @@ class System:
     def temperature(self) -> float:
         return self.cfg.rollout.temperature.at(self.step, self.cfg.num_steps)
 
-    @property
-    def budgets(self) -> dict[str, int]:
-        """Tokens by kind; empty when budgets are off."""
-        kinds = (*self.cfg.kinds, "critic") if self.cfg.budget.enabled else ()
-        return {kind: self.cfg.budget_of(kind) for kind in kinds}
-
     def limits(self, task: Task) -> EpisodeLimits:
         rollout = self.cfg.rollout
         return EpisodeLimits(
-            self.cfg.budget_of(task.kind),
+            self.cfg.budget_of(task.kind, self.step),
             rollout.max_model_len,
             rollout.max_turns,
             self.temperature,
+            rollout.top_p.get(task.kind, 1.0),
         )
 
     async def _score(self, group: Group, step: int) -> Group:
@@ -100,7 +98,8 @@ class System:
         """Whether every answer has a reward and all are equal. What could not be graded must stay
         in sight of the stop rules."""
         cfg = self.cfg
-        assign_rewards([group], cfg.budget, cfg.reward.weights, cfg.rollout.max_tokens)
+        limits = self.toggle.limits_at(self.step)
+        assign_rewards([group], cfg.budget, cfg.reward.weights, self.step, limits)
         rewards = [t.reward for t in group.trajectories]
         return None not in rewards and is_flat(group)
 
@@ -134,8 +133,8 @@ class System:
     def check_batch(self, groups: Sequence[Group]) -> dict[str, float]:
         """Stop rules on what was graded, and how old it is. The rollouts are stored first: they
         hold the reasons."""
-        self.folder.write_rollouts(self.step + 1, groups, self.budgets)
-        self.guard.check_batch(step_metrics(groups, self.budgets))
+        self.folder.write_rollouts(self.step + 1, groups)
+        self.guard.check_batch(step_metrics(groups))
         return staleness_metrics(groups, self.step, self.cfg.rollout.max_staleness)
 
     async def check_update(self, metrics: dict[str, float], batch: Batch) -> None:
@@ -171,7 +170,8 @@ class System:
             self.time_split[phase] = self.time_split.get(phase, 0.0) + seconds
         sampled = sum(t.num_sampled for g in groups for t in g.trajectories)
         figures = {
-            **step_metrics(groups, self.budgets),
+            **step_metrics(groups),
+            **self.toggle.metrics(self.step - 1),
             **metrics,
             **self.judge.drain_metrics(),
             **(self.sandbox.drain_metrics() if self.sandbox else {}),
@@ -185,7 +185,7 @@ class System:
             "probe_gap": self.weight_sync.last_probe_gap,
         }
         self.trackers.log(self.step, figures)
-        self.console.step(self.step, figures, plain_words(groups, self.budgets))
+        self.console.step(self.step, figures, plain_words(groups))
 
     async def evaluate(self, tag: str) -> None:
         self.console.message(f"evaluating on held-out tasks ({tag}) ...")
@@ -242,6 +242,7 @@ class System:
             "scheduler": self.scheduler.state(),
             "ptx": self.ptx.state() if self.ptx else None,
             "guard": self.guard.state(),
+            "toggle": self.toggle.state(),
             "scores": self.scores,
             "time_split": self.time_split,
             "wall_s": self.wall_s,
@@ -254,6 +255,7 @@ class System:
         if self.ptx:
             self.ptx.load_state(state["ptx"])
         self.guard.load_state(state["guard"])
+        self.toggle.load_state(state["toggle"])
         self.scores = {int(step): mean for step, mean in state["scores"].items()}
         self.time_split = dict(state["time_split"])
         self.wall_s = state["wall_s"]

@@ -6,7 +6,7 @@ from rl.critic import critic_tasks
 from rl.staleness import newest_only
 from rl.system import System
 from rl.types import Group, derive_seed
-from rollouts.budget import assign_rewards
+from rollouts.budget import assign_rewards, correct_lengths
 
 
 async def train(system: System) -> None:
@@ -36,7 +36,9 @@ async def rollout(s: System) -> list[Group]:
 async def learn(s: System, groups: list[Group]) -> dict[str, float]:
     """Advantages, policy loss + PTX in one update, weight sync, critic tasks."""
     cfg, seed = s.cfg, derive_seed(s.cfg.seed, s.step)
-    assign_rewards(groups, cfg.budget, cfg.reward.weights, cfg.rollout.max_tokens)
+    limits = s.toggle.limits_at(s.step)
+    assign_rewards(groups, cfg.budget, cfg.reward.weights, s.step, limits)
+    s.toggle.observe(correct_lengths(groups, cfg.budget, cfg.reward.weights), s.step)
     metrics = assign_advantages(groups, cfg.advantage, seed, cfg.reward.weights)
     metrics |= s.check_batch(groups)
     with s.clock.phase("train"):

@@ -161,6 +161,7 @@ class Sampler(Protocol):
         *,
         max_tokens: int,
         temperature: float,
+        top_p: float = 1.0,
         seed: int,
         session: str = "",
     ) -> Completion: ...
@@ -181,6 +182,10 @@ class Trajectory:
     messages: list[Message] = field(default_factory=list)
     status: Status = Status.RUNNING
     temperature: float = 1.0
+    top_p: float = 1.0
+    """Below 1 a token was drawn from the likeliest ones that have this share together."""
+    budget: int = 0
+    """Sampled tokens it might have; 0 is not known."""
     engine: str = ""
     scores: list[Score] = field(default_factory=list)
     reward: float | None = None

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rl.types import ConjointError, Sampler
+from rollouts.schedule import progress_of, scheduled
 from rollouts.weights import Sent
 
 
@@ -17,12 +18,7 @@ class TemperatureConfig:
     """linear or cosine, from `start` at step 0 to `end` at the last step."""
 
     def at(self, step: int, num_steps: int) -> float:
-        import math
-
-        x = step / max(1, num_steps - 1)
-        if self.shape == "cosine":
-            x = (1 - math.cos(math.pi * x)) / 2
-        return self.start + (self.end - self.start) * x
+        return scheduled(self.shape, self.start, self.end, progress_of(step, num_steps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +33,9 @@ class RolloutConfig:
     """Context of the engine, in tokens; prompt and answer together."""
     max_turns: int = 1
     temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
+    top_p: dict[str, float] = field(default_factory=dict)
+    """Nucleus sampling by task kind: the share of the likeliest tokens that are drawn from, 1 where
+    a kind is not named. Training only; evaluation and judge sample from all tokens."""
     max_staleness: int = 0
     """Versions by which a trained token may be older than the weights being trained. 0 is
     synchronous, 1 one step off; the answers of so many later steps are sampled ahead."""
@@ -122,6 +121,9 @@ class RolloutConfig:
                 f"rollout.temperature.shape={self.temperature.shape!r} is unknown; "
                 "use linear or cosine"
             )
+        for kind, top_p in self.top_p.items():
+            if not 0 < top_p <= 1:
+                raise ConjointError(f"rollout.top_p.{kind}={top_p} must be above 0 and at most 1")
         if min(self.temperature.start, self.temperature.end) <= 0:
             raise ConjointError("rollout.temperature must stay above 0 in training")
 

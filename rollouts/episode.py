@@ -7,7 +7,8 @@ is sampled twice.
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from envs.base import Env
 from rl.types import Completion, Message, Sampler, Status, Trajectory, derive_seed
@@ -25,6 +26,7 @@ class EpisodeLimits:
     max_model_len: int
     max_turns: int
     temperature: float
+    top_p: float = 1.0
 
 
 def unpaced(sampled: int) -> AbstractAsyncContextManager[int]:
@@ -54,7 +56,9 @@ class Episode:
         self._seed = seed
         self._session = session
         self._pace = pace
-        self.trajectory = Trajectory(temperature=limits.temperature)
+        self.trajectory = Trajectory(
+            temperature=limits.temperature, top_p=limits.top_p, budget=limits.budget
+        )
         self._turn_start = 0
         """Where the tokens of the turn under way begin."""
 
@@ -66,6 +70,13 @@ class Episode:
             messages = await env.start()
             if begun is not None:
                 self.trajectory = begun
+                # Schedules may have moved since; an answer is drawn in one way from end to end.
+                self._limits = replace(
+                    self._limits,
+                    budget=begun.budget,
+                    temperature=begun.temperature,
+                    top_p=begun.top_p,
+                )
                 self._turn_start = len(begun.tokens) - begun.num_sampled
             else:
                 self.trajectory.messages.extend(messages)
@@ -120,6 +131,7 @@ class Episode:
             self.trajectory.tokens,
             max_tokens=max_tokens,
             temperature=self._limits.temperature,
+            top_p=self._limits.top_p,
             # A part that goes on after others must not draw their random numbers again.
             seed=derive_seed(self._seed, turn, *([part] if part else [])),
             session=self._session,
@@ -152,20 +164,19 @@ def to_the_end(sampler: Sampler) -> Sampler:
         *,
         max_tokens: int,
         temperature: float,
+        top_p: float = 1.0,
         seed: int,
         session: str = "",
     ) -> Completion:
-        whole = await sampler(
-            tokens, max_tokens=max_tokens, temperature=temperature, seed=seed, session=session
-        )
+        how: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "session": session}
+        whole = await sampler(tokens, max_tokens=max_tokens, seed=seed, **how)
         while whole.stop_reason == "abort" and len(whole.tokens) < max_tokens:
             n = len(whole.tokens)
             rest = await sampler(
                 [*tokens, *whole.tokens],
                 max_tokens=max_tokens - n,
-                temperature=temperature,
                 seed=derive_seed(seed, n),
-                session=session,
+                **how,
             )
             whole = joined(whole, rest)
         return whole

@@ -225,6 +225,8 @@ _STORED = (
     "messages",
     "status",
     "temperature",
+    "top_p",
+    "budget",
     "engine",
 )
 """What a checkpoint keeps of an answer; scores are asked for anew."""

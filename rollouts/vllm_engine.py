@@ -107,13 +107,14 @@ class VllmEngine:
         *,
         max_tokens: int,
         temperature: float,
+        top_p: float = 1.0,
         seed: int,
         session: str = "",
     ) -> Completion:
         self._set.check()
         await self._open.wait()
         self._check_confirmed()
-        request = SampleRequest(list(tokens), max_tokens, temperature, seed)
+        request = SampleRequest(list(tokens), max_tokens, temperature, seed, top_p)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Completion] = loop.create_future()
         waiting = self._waiting.setdefault(session, [])

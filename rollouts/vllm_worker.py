@@ -19,6 +19,7 @@ class SampleRequest:
     max_tokens: int
     temperature: float
     seed: int
+    top_p: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def engine_args(model: str, cfg: RolloutConfig, seed: int) -> dict[str, Any]:
         "block_size": cfg.block_size,
         "max_num_seqs": cfg.max_num_seqs,
         "tensor_parallel_size": cfg.tensor_parallel,
-        # Log-probs of the distribution really sampled: after temperature.
+        # Log-probs of the distribution really sampled: after temperature and top-p.
         "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,  # vLLM's own; the worker adds a logger for itself
         "enforce_eager": not on_gpu,
@@ -129,6 +130,7 @@ class VllmWorker:
         params = SamplingParams(
             max_tokens=request.max_tokens,
             temperature=request.temperature,
+            top_p=request.top_p,
             seed=request.seed,
             stop_token_ids=self._stop_ids,
             logprobs=0,

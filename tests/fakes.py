@@ -63,6 +63,7 @@ class FakeEngine:
         *,
         max_tokens: int,
         temperature: float,
+        top_p: float = 1.0,
         seed: int,
         session: str = "",
     ) -> Completion:

@@ -108,6 +108,7 @@ class SimulatedEngine:
         *,
         max_tokens: int,
         temperature: float,
+        top_p: float = 1.0,
         seed: int,
         session: str = "",
     ) -> Completion:

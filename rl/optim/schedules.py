@@ -1,12 +1,11 @@
-"""The optimizer's settings, and schedules as pure functions of how far a run has come."""
+"""The optimizer's settings, and its learning rate as a pure function of the updates done."""
 
-import math
 from dataclasses import dataclass, fields
 
 from rl.types import ConjointError
+from rollouts.schedule import SCHEDULES, scheduled
 
 OPTIMIZERS = ("adamw", "muon", "muonclip")
-SCHEDULES = ("constant", "linear", "cosine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +65,3 @@ def learning_rate(config: OptimConfig, update: int, total_updates: int) -> float
     span = max(total_updates - config.warmup_updates, 1)
     progress = min((update - config.warmup_updates) / span, 1.0)
     return scheduled(config.schedule, config.lr, 0.0, progress)
-
-
-def scheduled(schedule: str, start: float, end: float, progress: float) -> float:
-    """The value after `progress` in [0, 1] of the way from `start` to `end`; constant stays."""
-    if schedule == "constant":
-        return start
-    if schedule == "linear":
-        return end + (start - end) * (1 - progress)
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))

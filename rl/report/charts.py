@@ -28,6 +28,9 @@ class Series:
     name: str
     points: Points
     color: int
+    low: Points = ()
+    """With `high`, the edges of a band around the line, at the same steps."""
+    high: Points = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +51,30 @@ class Frame:
 
 
 def line_chart(
-    series: Sequence[Series], *, share: bool = False, floor: float | None = None
+    series: Sequence[Series],
+    *,
+    share: bool = False,
+    floor: float | None = None,
+    shaded: Sequence[tuple[float, float]] = (),
 ) -> Markup:
     """Lines over steps. `share`: values are shares, shown in percent. `floor`: the y axis reaches
-    at least down to it. Long series are averaged in bins of equal width; noisy ones get a bold
-    moving average over the faint values."""
-    drawn = [Series(s.name, thin(s.points), s.color) for s in series if s.points]
+    at least down to it. `shaded`: first and last step of what is marked behind the lines. Long
+    series are averaged in bins of equal width; noisy ones get a bold moving average over the faint
+    values."""
+    drawn = [
+        Series(s.name, thin(s.points), s.color, thin(s.low), thin(s.high))
+        for s in series
+        if s.points
+    ]
     if not drawn:
         return Markup("")
-    ys = [y for s in drawn for _, y in s.points]
+    ys = [y for s in drawn for _, y in [*s.points, *s.low, *s.high]]
     ticks = nice_ticks(min(ys) if floor is None else min(floor, *ys), max(ys))
     xs = [x for s in drawn for x, _ in s.points]
     frame = Frame(min(xs), max(xs), ticks[0], ticks[-1])
-    body = _grid(frame, ticks, percent if share else short)
+    body = "".join(_shade(frame, first, last) for first, last in shaded)
+    body += _grid(frame, ticks, percent if share else short)
+    body += "".join(_band(frame, s) for s in drawn)
     body += "".join(_line(frame, s, share) for s in drawn)
     return _svg(body, "chart")
 
@@ -176,6 +190,20 @@ def _line(frame: Frame, series: Series, share: bool) -> str:
         f'<g class="series" style="--c: var(--c{series.color})" data-name="{escape(series.name)}" '
         f"data-unit=\"{unit}\" data-points='{values}'>{body}</g>"
     )
+
+
+def _band(frame: Frame, series: Series) -> str:
+    edge = [*series.low, *reversed(series.high)]
+    corners = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in edge)
+    fill = f'fill="var(--c{series.color})" fill-opacity=".13"'
+    return f'<polygon points="{corners}" {fill}/>' if edge else ""
+
+
+def _shade(frame: Frame, first: float, last: float) -> str:
+    left = frame.x(max(first - 0.5, frame.x_lo))
+    width = frame.x(min(last + 0.5, frame.x_hi)) - left
+    area = f'x="{left:.1f}" y="{TOP}" width="{max(0.0, width):.1f}" height="{_inner_height()}"'
+    return f'<rect {area} class="shade"/>'
 
 
 def _path(frame: Frame, points: Points, css: str) -> str:

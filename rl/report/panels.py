@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from markupsafe import Markup
 
@@ -31,7 +32,7 @@ def curve_panels(data: RunData, colors: dict[str, int]) -> list[Panel]:
         _by_kind(
             data, colors, "score", "Score", "What the checks alone say; cut off counts 0.", True
         ),
-        _length(data, colors),
+        *_lengths(data, colors),
         _by_kind(
             data, colors, "truncated", "Cut off", "Answers that ran out of their budget.", True
         ),
@@ -77,12 +78,48 @@ def _masked(data: RunData, colors: dict[str, int]) -> Panel:
     return Panel(panel.title, panel.note, Markup("")) if quiet else panel
 
 
-def _length(data: RunData, colors: dict[str, int]) -> Panel:
-    """Against the budget where there is one, else in tokens."""
-    if any(data.series(f"length_over_budget/{kind}") for kind in data.kinds):
-        note = "Mean length of answers as a share of their kind's token budget."
-        return _by_kind(data, colors, "length_over_budget", "Length against budget", note, True)
-    return _by_kind(data, colors, "length", "Length", "Mean tokens of an answer; budgets are off.")
+def _lengths(data: RunData, colors: dict[str, int]) -> list[Panel]:
+    """Tokens, and against the budget; the budget itself where it moves, and what Toggle took."""
+    bound = _bound_steps(data)
+    shade = " Shaded: the length limits of Toggle bind." if bound else ""
+    against = [
+        Series(
+            kind,
+            data.series(f"length_over_budget_p50/{kind}"),
+            colors[kind],
+            data.series(f"length_over_budget_p10/{kind}"),
+            data.series(f"length_over_budget_p90/{kind}"),
+        )
+        for kind in data.kinds
+    ]
+    budgets = [Series(kind, data.series(f"budget/{kind}"), colors[kind]) for kind in data.kinds]
+    moves = any(len({tokens for _, tokens in line.points}) > 1 for line in budgets)
+    above = [Series(kind, data.series(f"above_limit/{kind}"), colors[kind]) for kind in data.kinds]
+    return [
+        _by_kind(data, colors, "length", "Length", "Mean sampled tokens of an answer."),
+        Panel(
+            "Length against budget",
+            f"Share of its budget that an answer takes: median, band from 10 to 90 %.{shade}",
+            line_chart(against, share=True, floor=0.0, shaded=bound),
+        ),
+        Panel(
+            "Token budget",
+            "Sampled tokens that an answer might have, by its schedule.",
+            line_chart(budgets if moves else [], floor=0.0),
+        ),
+        Panel(
+            "Above the length limit",
+            f"Answers that lost their score to Toggle, in the steps in which it may.{shade}",
+            line_chart(above, share=True, floor=0.0, shaded=bound),
+        ),
+    ]
+
+
+def _bound_steps(data: RunData) -> list[tuple[float, float]]:
+    """First and last step of each phase in which Toggle's limits bind."""
+    runs = groupby(data.series("toggle/phase"), key=lambda point: point[1])
+    spans = [[step for step, _ in run] for phase, run in runs if phase == 0]
+    return [(steps[0], steps[-1]) for steps in spans]
 
 
 def _gap(data: RunData, colors: dict[str, int]) -> Panel:

@@ -13,7 +13,7 @@ from rl.types import Completion, ConjointError, Group, Status, StopRun, Task, Tr
 def trajectory(
     prompt: int, answer: int, advantage: float | None = 1.0, first: int = 0
 ) -> Trajectory:
-    t = Trajectory(status=Status.COMPLETED, advantage=advantage, temperature=0.7)
+    t = Trajectory(status=Status.COMPLETED, advantage=advantage, temperature=0.7, top_p=0.9)
     t.extend_context(list(range(first, first + prompt)))
     sampled = list(range(first + prompt, first + prompt + answer))
     t.extend_sampled(Completion(sampled, [-float(s) for s in sampled], "stop", version=3))
@@ -58,6 +58,7 @@ def test_targets_are_exactly_the_sampled_tokens_with_their_facts() -> None:
         targets = micro.tokens[micro.policy_targets]
         assert (micro.behavior_logprobs == -targets).all()
         assert (micro.versions == 3).all() and (micro.temperatures == np.float32(0.7)).all()
+        assert (micro.top_ps == np.float32(0.9)).all()
         owner = np.searchsorted(np.cumsum(micro.lengths), micro.policy_targets, side="right")
         assert (owner == micro.policy_sequence).all()
         first = micro.tokens[(np.cumsum(micro.lengths) - micro.lengths)[micro.policy_sequence]]

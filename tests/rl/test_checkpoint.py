@@ -193,8 +193,13 @@ async def test_a_key_allowed_by_name_is_changed_and_recorded(run: RunFolder) -> 
 
 
 async def test_num_steps_may_not_stretch_a_schedule(tmp_path: Path, run: RunFolder) -> None:
-    for key in ("optim.schedule=linear", "ptx.schedule=cosine", "rollout.temperature.end=0.5"):
-        run.write_config(asdict(load_config(["experiment=quickstart", "num_steps=4", key])))
+    for keys in (
+        ["optim.schedule=linear"],
+        ["ptx.schedule=cosine"],
+        ["budget.schedule=linear", "budget.end_tokens.math=9"],
+        ["rollout.temperature.end=0.5"],
+    ):
+        run.write_config(asdict(load_config(["experiment=quickstart", "num_steps=4", *keys])))
         assert "num_steps: 4 -> 6" in refusal(f"resume={run.path}", "num_steps=6")
         open_resume([f"resume={run.path}", "num_steps=6", "resume_allow=[num_steps]"])
 

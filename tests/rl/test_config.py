@@ -111,6 +111,42 @@ CONTRADICTIONS = {
     ),
     "kind without reward": (["tasks.mth.weight=1"], "did you mean math?"),
     "budget of no kind": (["budget.tokens.mth=1"], "budget.tokens.mth names no task kind"),
+    "end of no kind": (
+        ["budget.schedule=linear", "budget.end_tokens.mth=9"],
+        "budget.end_tokens.mth names no task kind",
+    ),
+    "end without a schedule": (["budget.end_tokens.math=9"], "no effect with budget.schedule="),
+    "schedule without an end": (["budget.schedule=linear"], "where the budgets should end"),
+    "unknown schedule": (["budget.schedule=steps"], "budget.schedule is 'steps'; choose one of"),
+    "schedule of budgets that are off": (
+        ["budget.enabled=false", "budget.schedule=cosine", "budget.end_default=9"],
+        "budget.schedule=cosine has no effect with budget.enabled=false",
+    ),
+    "no token": (["budget.tokens.math=0"], "budget.tokens.math=0 must be at least 1 token"),
+    "toggle without budgets": (
+        ["budget.enabled=false", "budget.toggle={every: 5, kinds: [math]}"],
+        "budget.toggle.every=5 has no effect with budget.enabled=false",
+    ),
+    "toggle of no kind": (
+        ["budget.toggle={every: 5, kinds: [mth]}"], "budget.toggle.kinds.mth names no task kind"
+    ),
+    "toggle of a judged kind": (
+        ["budget.toggle={every: 5, kinds: [open]}"], "open is judged by rubrics alone"
+    ),
+    "length reward of no kind": (
+        ["budget.length.weight.mth=1"], "budget.length.weight.mth names no task kind"
+    ),
+    "nucleus of no kind": (["rollout.top_p.mth=0.9"], "rollout.top_p.mth names no task kind"),
+    "nucleus of nothing": (["rollout.top_p.math=0"], "rollout.top_p.math=0"),
+    "nucleus without a weight": (
+        ["rollout.top_p.math=0.9", "mismatch.correction=none"], "needs mismatch.correction="
+    ),
+    "nucleus with a weight a sequence": (
+        ["rollout.top_p.math=0.9", "mismatch.level=sequence"], "and mismatch.level=token"
+    ),
+    "nucleus below the band": (
+        ["rollout.top_p.math=0.4", "mismatch.correction=band"], "mismatch.low=0.5 would drop"
+    ),
     "nothing left": (
         [f"tasks.{kind}.weight=0" for kind in ("math", "code", "instruction", "open")],
         "no task kind is left",
@@ -175,3 +211,6 @@ def test_what_lies_just_inside_each_limit_is_accepted():
     load_config([*GPUS, "rollout.tensor_parallel=2", "rollout.gpus_per_engine=2"])
     load_config([*GPUS, "rollout.gpus_per_engine=0.4", "learner.gpus_per_rank=0.6"])
     load_config(["ptx.weight=0", "ptx.max_tokens=5000", 'ptx.source=""'])
+    load_config(["rollout.top_p.math=0.5", "mismatch.correction=band"])
+    load_config(["rollout.top_p.math=1", "mismatch.correction=none"])
+    load_config(["budget.enabled=false", "budget.length.weight.math=0.5"])

@@ -98,12 +98,12 @@ def test_a_narrow_terminal_loses_no_figure() -> None:
 def test_the_arithmetic_of_a_batch_in_words() -> None:
     words = batch_words(
         prompts=16, group_size=8, updates=2, ptx_rows=4,
-        weights={"math": 2, "code": 1, "open": 1}, budgets={"math": 48},
+        weights={"math": 2, "code": 1, "open": 1}, budgets={"math": (48, 48), "code": (64, 24)},
     )  # fmt: skip
     assert words == [
         "A step: 16 prompts x 8 answers = 128 answers (50% math, 25% code, 25% open), trained in "
         "2 updates of about 64 answers, each with 4 PTX texts.",
-        "Token budget of an answer: math 48.",
+        "Token budget of an answer: math 48, code 64 -> 24.",
     ]
     off = batch_words(
         prompts=1, group_size=2, updates=1, ptx_rows=0, weights={"math": 1}, budgets={}

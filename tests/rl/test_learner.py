@@ -13,7 +13,9 @@ from rl.batch import heldout_batch, make_batch
 from rl.deepspeed_config import deepspeed_config
 from rl.learner import LearnerConfig
 from rl.learner_rank import LearnerRank
+from rl.learner_stats import StepStats
 from rl.losses import LossConfig
+from rl.mismatch import MismatchConfig
 from rl.optim.param_groups import adamw_groups
 from rl.optim.schedules import OptimConfig, learning_rate
 from rl.ptx import PtxRow
@@ -111,6 +113,58 @@ def test_gap_counts_only_tokens_of_the_current_version(folder: Path) -> None:
     batch = make_batch(made, [], config, 0.0)
     assert rank(folder, lr=0.0).step(batch, version=0)["gap/max"] < 1e-5
     assert "gap/mean" not in rank(folder, lr=0.0).step(batch, version=3)
+
+
+def from_nucleus(folder: Path, made: list[Group], top_p: float) -> list[torch.Tensor]:
+    """Draws the answers anew from the nucleus, with the log-probs that its engine reports: those of
+    the nucleus. Returns the mass of the nucleus of each token, an answer at a time."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    generator, masses = torch.Generator().manual_seed(0), []
+    for t in (t for g in made for t in g.trajectories):
+        t.top_p, of_answer = top_p, []
+        for place in [i for i, sampled in enumerate(t.sampled) if sampled]:
+            with torch.no_grad():
+                logits = model(torch.tensor([t.tokens[:place]])).logits[0, -1] / t.temperature
+            ranked, order = logits.softmax(-1).sort(descending=True)
+            kept = int((ranked.cumsum(0) < top_p).sum()) + 1
+            mass = ranked[:kept].sum()
+            drawn = int(torch.multinomial(ranked[:kept], 1, generator=generator))
+            t.tokens[place] = int(order[drawn])
+            t.behavior_logprobs[place] = float((ranked[drawn] / mass).log())
+            of_answer.append(mass)
+        masses.append(torch.stack(of_answer))
+    return masses
+
+
+def test_a_nucleus_neither_hides_in_the_gap_nor_fools_it(folder: Path) -> None:
+    config = LearnerConfig(threads=1, zero_stage=0)
+    made = groups(temperature=0.7)
+    masses = from_nucleus(folder, made, 0.6)
+    assert min(float(m.min()) for m in masses) >= 0.6 and float(torch.cat(masses).max()) < 0.98
+    assert rank(folder, lr=0.0).step(make_batch(made, [], config, 0.0), version=0)["gap/max"] < 1e-5
+    # An engine of other weights is still found, on whichever side its log-probs lie.
+    for shift in (3.0, -3.0):
+        first = copy.deepcopy(made)
+        for t in first[0].trajectories:
+            t.behavior_logprobs = [x + shift for x in t.behavior_logprobs]
+        gap = rank(folder, lr=0.0).step(make_batch(first, [], config, 0.0), version=0)["gap/max"]
+        assert 3.0 + np.log(0.6) - 1e-4 <= gap <= 3.0 - np.log(0.6) + 1e-4
+    # The same answers, as if they had been drawn from all tokens: the mass looks like a gap.
+    for t in (t for g in made for t in g.trajectories):
+        t.top_p = 1.0
+    blind = rank(folder, lr=0.0).step(make_batch(made, [], config, 0.0), version=0)["gap/max"]
+    assert blind == pytest.approx(-float(torch.cat(masses).log().min()), abs=1e-4)
+
+
+def test_a_token_of_a_nucleus_weighs_its_mass(folder: Path) -> None:
+    """So that the mean over what was drawn is that of the learner's own policy on the nucleus."""
+    config = LearnerConfig(threads=1, zero_stage=0)
+    made = groups(count=1, temperature=0.7)
+    masses = torch.cat(from_nucleus(folder, made, 0.6))
+    (micro,) = make_batch(made, [], config, 0.0).updates[0].shards[0]
+    old = rank(folder)._forward(micro).logprobs.detach()
+    weights = StepStats(("code",), 0).mismatch_weights(micro, old, MismatchConfig())
+    torch.testing.assert_close(weights.sort().values, masses.sort().values, atol=1e-5, rtol=0)
 
 
 def test_probe_logprobs_equal_transformers(folder: Path) -> None:

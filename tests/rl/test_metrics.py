@@ -25,7 +25,7 @@ from rl.types import Completion, ConjointError, Group, Score, Status, Task, Traj
 
 
 def answer(reward: float | None, n: int = 4, status: Status = Status.COMPLETED) -> Trajectory:
-    t = Trajectory(status=status, reward=reward)
+    t = Trajectory(status=status, reward=reward, budget=16)
     t.extend_context([1, 2])
     t.extend_sampled(Completion([5] * n, [-1.0] * n, "stop", 0))
     if reward is None:
@@ -47,13 +47,17 @@ def test_figures_by_kind() -> None:
         group("math", answer(1.0, 4), answer(1.0, 4)),
         group("code", answer(0.0, 4), answer(None, 4)),
     ]
-    m = step_metrics(groups, {"math": 8})
+    groups[2].trajectories[0].budget = 0  # not known: no share of it
+    m = step_metrics(groups)
     assert m["groups"] == 3 and m["groups/math"] == 2 and m["groups/code"] == 1
     assert m["reward/math"] == pytest.approx((1 + 0 - 0.5 + 1 + 1) / 5)
     assert m["score/math"] == pytest.approx((1 + 0 + 0 + 1 + 1) / 5)
     assert m["truncated/math"] == pytest.approx(1 / 5)
     assert m["length/math"] == pytest.approx((4 + 6 + 8 + 4 + 4) / 5)
-    assert m["length_over_budget/math"] == pytest.approx(m["length/math"] / 8)
+    assert m["length_over_budget/math"] == pytest.approx(m["length/math"] / 16)
+    assert (m["length_p50/math"], m["length_p90/math"], m["budget/math"]) == (4, 8, 16)
+    shares = [m[f"length_over_budget_p{q}/math"] for q in (10, 50, 90)]
+    assert shares == [4 / 16, 4 / 16, 8 / 16]
     assert m["masked/math"] == pytest.approx(1 / 6) and m["masked/code"] == 0.5
     assert m["zero_variance/math"] == 0.5
     assert m["masked_share"] == pytest.approx(2 / 8)
@@ -64,15 +68,32 @@ def test_figures_by_kind() -> None:
     assert "zero_variance/code" not in m and "reward_std/code" not in m
 
 
+def test_lengths_are_measured_against_each_answer_s_own_budget() -> None:
+    """A schedule moves, and an answer that was carried over has the budget that it began with."""
+    old, new = answer(1.0, 8), answer(1.0, 4)
+    old.budget, new.budget = 16, 8
+    m = step_metrics([group("math", old, new)])
+    assert m["length_over_budget/math"] == 0.5 and m["budget/math"] == 12
+
+
+def test_what_length_cost_and_paid_is_counted_among_the_answers_it_concerned() -> None:
+    answers = [answer(1.0), answer(0.0), answer(1.0, 8, Status.TRUNCATED)]
+    for t, over, bonus in zip(answers, (0.0, 1.0), (0.5, -0.25), strict=False):
+        t.metrics |= {"above_limit": over, "length_reward": bonus}
+    m = step_metrics([group("math", *answers), group("code", answer(1.0))])
+    assert (m["above_limit/math"], m["length_reward/math"]) == (0.5, 0.125)
+    assert "above_limit/code" not in m and "length_reward/code" not in m
+
+
 def test_a_masked_answer_is_not_a_zero() -> None:
-    m = step_metrics([group("math", answer(1.0), answer(None))], {})
+    m = step_metrics([group("math", answer(1.0), answer(None))])
     assert m["reward/math"] == 1.0 and m["score/math"] == 1.0
-    m = step_metrics([group("math", answer(None), answer(None))], {})
+    m = step_metrics([group("math", answer(None), answer(None))])
     assert "reward/math" not in m and m["graded_share"] == 0.0
 
 
 def test_no_groups_give_no_shares() -> None:
-    assert step_metrics([], {}) == {"groups": 0.0}
+    assert step_metrics([]) == {"groups": 0.0}
 
 
 def test_an_answer_with_one_ungraded_check_has_no_score() -> None:
@@ -84,18 +105,18 @@ def test_an_answer_with_one_ungraded_check_has_no_score() -> None:
 def test_plain_words_name_what_happened() -> None:
     cut = [answer(0.0, 16, Status.TRUNCATED) for _ in range(8)]
     groups = [group("math", *cut), group("math", *cut), group("code", answer(0.0), answer(1.0))]
-    assert plain_words(groups, {"math": 16}) == [
+    assert plain_words(groups) == [
         "all 8 answers of every math group got reward 0; 100 % truncated at 16 tokens"
     ]
 
 
 def test_plain_words_are_silent_while_anything_is_learned() -> None:
     flat, useful = group("math", answer(1.0), answer(1.0)), group("math", answer(1.0), answer(0.0))
-    assert plain_words([flat, useful], {}) == []
-    assert plain_words([flat, group("math", answer(0.0), answer(0.0))], {}) == [
+    assert plain_words([flat, useful]) == []
+    assert plain_words([flat, group("math", answer(0.0), answer(0.0))]) == [
         "all 2 answers of every math group got the same reward; 0 % truncated"
     ]
-    assert plain_words([group("math", answer(None), answer(1.0))], {}) == []
+    assert plain_words([group("math", answer(None), answer(1.0))]) == []
 
 
 def test_jsonl_keeps_floats_exactly_and_stays_strict_json(tmp_path: Path) -> None:

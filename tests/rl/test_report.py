@@ -25,7 +25,7 @@ HOSTILE = "</pre><script>alert('owned')</script>"
 def answer(kind: str, rng: random.Random, skill: float) -> Trajectory:
     cut = rng.random() < 0.3 - 0.2 * skill
     right = rng.random() < skill
-    t = Trajectory(status=Status.TRUNCATED if cut else Status.COMPLETED, temperature=1.0)
+    t = Trajectory(status=Status.TRUNCATED if cut else Status.COMPLETED, budget=BUDGETS[kind])
     t.extend_context([1, 2, 3])
     n = BUDGETS[kind] if cut else rng.randint(5, BUDGETS[kind] - 1)
     t.extend_sampled(Completion([7] * n, [-rng.random() for _ in range(n)], "stop", 1, "engine-0"))
@@ -116,8 +116,8 @@ def make_run(path: Path, steps: int = 12) -> RunFolder:
     for step in range(1, steps + 1):
         skill = 0.2 + 0.5 * step / steps
         groups = groups_of(step, rng, skill)
-        run.write_rollouts(step, groups, BUDGETS)
-        tracker.log(step, {**step_metrics(groups, BUDGETS), **loop_metrics(step, rng, skill)})
+        run.write_rollouts(step, groups)
+        tracker.log(step, {**step_metrics(groups), **loop_metrics(step, rng, skill)})
     tracker.log(steps, {"ptx/heldout_loss": 2.25})
     for tag, skill in (("start", 0.3), ("end", 0.5), ("start_greedy", 0.4), ("end_greedy", 0.6)):
         run.write_eval(tag, eval_rows(rng, skill))
@@ -159,6 +159,38 @@ def test_report_shows_each_part(run: RunFolder) -> None:
     ):
         assert text in page, text
     assert page.count("<svg") >= 12 + 7
+
+
+def chart_of(page: str, title: str) -> str:
+    """The markup of the panel with this title, "" if the page has none."""
+    panels = page.split('<div class="card panel')[1:]
+    return next((p for p in panels if f">{title}<" in p), "")
+
+
+def test_lengths_against_the_budget_are_a_median_in_a_band(run: RunFolder) -> None:
+    page = page_of(run)
+    assert chart_of(page, "Length against budget").count("<polygon") == len(KINDS)
+    for absent in ("Token budget", "Above the length limit"):
+        assert not chart_of(page, absent), "budgets do not move, and Toggle is off"
+    assert "Shaded" not in page
+
+
+def test_a_moving_budget_and_the_phases_of_toggle_are_shown(tmp_path: Path) -> None:
+    rng, folder = random.Random(1), RunFolder.create(tmp_path / "r", "r")
+    tracker = JsonlTracker(folder.metrics)
+    for step in range(1, 9):
+        groups, phase = groups_of(step, rng, 0.5), (step - 1) // 2 % 2
+        for t in (t for g in groups if g.task.kind == "math" for t in g.trajectories):
+            t.budget += 8 - step
+            t.metrics |= {} if phase else {"above_limit": float(t.num_sampled > 20)}
+        tracker.log(step, {**step_metrics(groups), "toggle/phase": float(phase)})
+    page = page_of(folder)
+    assert 'data-name="math"' in chart_of(page, "Token budget")
+    for title in ("Length against budget", "Above the length limit"):
+        assert chart_of(page, title).count('class="shade"') == 2, "steps 1, 2 and 5, 6"
+    cut = chart_of(page, "Above the length limit")
+    (points,) = re.findall(r"data-points='([^']*)'", cut)
+    assert [step for step, _ in json.loads(points)] == [1, 2, 5, 6]
 
 
 def test_report_needs_no_network(run: RunFolder) -> None:

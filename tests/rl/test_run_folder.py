@@ -112,6 +112,7 @@ def test_config_round_trips_and_opens_with_its_words(tmp_path: Path) -> None:
 
 def test_rollouts_hold_what_resume_tests_compare(tmp_path: Path) -> None:
     t = Trajectory(status=Status.COMPLETED, reward=0.75, advantage=0.25, temperature=0.9)
+    t.budget, t.top_p = 48, 0.8
     t.extend_context([11, 12])
     t.extend_sampled(Completion([7, 8], [-0.1 - 0.2, -1e-17], "stop", 5, "engine-1"))
     t.messages = [
@@ -121,10 +122,11 @@ def test_rollouts_hold_what_resume_tests_compare(tmp_path: Path) -> None:
     t.scores = [Score.of("math", 1.0, "equal to 2"), Score.infra_error("judge", "no reply")]
     run = RunFolder.create(tmp_path / "run", "demo")
     groups = [Group(Task.make("math", "1+1?"), [Trajectory(), t], index=3)]
-    path = run.write_rollouts(12, groups, {"math": 48})
+    path = run.write_rollouts(12, groups)
     assert path.name == "step-000012.jsonl"
     row = read_jsonl(path)[1]
     assert (row["group"], row["member"], row["kind"], row["budget"]) == (3, 1, "math", 48)
+    assert (row["temperature"], row["top_p"]) == (0.9, 0.8)
     assert row["tokens"] == [11, 12, 7, 8] and row["sampled"] == [0, 0, 1, 1]
     assert row["behavior_logprobs"] == t.behavior_logprobs  # to the last bit
     assert row["versions"] == [-1, -1, 5, 5] and row["num_tokens"] == 2

@@ -33,6 +33,7 @@ from rl.types import Score, StopRun, Task
 from rl.weight_sync import PausedSync
 from rollouts.collector import Collector
 from rollouts.episode import EpisodeLimits
+from rollouts.lengths import Toggle
 from tests.fakes import CharRenderer, FakeEngine, FakeLearner
 
 SMALL = [
@@ -119,6 +120,7 @@ def build(
             cfg.eval, plan, collector, scorer, judge, context, lambda t: _limits(cfg, t)
         ),
         guard=Guard(cfg.guard),
+        toggle=Toggle(cfg.budget.toggle),
         trackers=Trackers.open(cfg.tracking, folder),
         console=RunConsole(cfg.num_steps, Console(quiet=True)),
         clock=Stopwatch(),
@@ -127,7 +129,7 @@ def build(
 
 
 def _limits(cfg: Config, task: Task) -> EpisodeLimits:
-    return EpisodeLimits(cfg.budget_of(task.kind), cfg.rollout.max_model_len, 1, 0.0)
+    return EpisodeLimits(cfg.largest_budget_of(task.kind), cfg.rollout.max_model_len, 1, 0.0)
 
 
 def metrics(system: System) -> list[dict]:
@@ -169,6 +171,103 @@ async def test_truncated_answers_get_the_penalty_and_are_counted(tmp_path: Path)
     cut = [r for r in rows if r["status"] == "truncated"]
     assert cut and {r["reward"] for r in cut} == {system.cfg.budget.penalty}
     assert metrics(system)[0]["truncated/math"] == pytest.approx(len(cut) / len(rows))
+
+
+async def test_a_scheduled_budget_cuts_answers_shorter_step_by_step(tmp_path: Path):
+    keys = ("budget.tokens.math=30", "budget.schedule=linear", "budget.end_tokens={math: 10}")
+    system = build(tmp_path / "run", *keys)
+    await train(system)
+    for step, cap in ((1, 30), (2, 20), (3, 10)):
+        rows = [r for r in read_jsonl(system.folder.rollouts_of(step)) if r["kind"] == "math"]
+        cut = {r["num_tokens"] for r in rows if r["status"] == "truncated"}
+        assert cut == {cap} == {r["budget"] for r in rows}
+        assert metrics(system)[step - 1]["budget/math"] == cap
+    start, end = (read_jsonl(system.folder.eval_of(tag)) for tag in ("start", "end"))
+    assert [r["num_tokens"] for r in start] == [r["num_tokens"] for r in end], "the same caps"
+
+
+TOGGLE = (
+    "num_steps=6",
+    "budget.toggle={every: 1, kinds: [math, code, instruction], estimate_steps: 2, min_score: 0.1}",
+    "budget.default=100",
+    "rollout.max_tokens=120",
+    "rollout.groups_per_step=16",
+    "eval.tasks=0",
+    "eval.judge_pairs=0",
+)
+
+
+def wordy(prompt: str, seed: int) -> str:
+    """Right, and by turns short or three times as long."""
+    return "AB"[seed % 2] if "Judge:" in prompt else "right" + "!" * (seed % 3 * 9)
+
+
+async def right_somewhere(task: Task, response: str) -> Score:
+    return Score.of("check", float("right" in response))
+
+
+async def test_toggle_takes_the_scores_of_long_answers_in_every_other_phase(tmp_path: Path):
+    system = build(tmp_path / "run", *TOGGLE, verifier=right_somewhere, engine=FakeEngine(wordy))
+    await train(system)
+    rows = metrics(system)
+    assert [row["toggle/phase"] for row in rows] == [1, 1, 0, 1, 0, 1]
+    assert "toggle_limit/math" not in rows[0] and rows[2]["toggle_limit/math"] == 15
+    assert {row["toggle_limit/math"] for row in rows[1:]} == {15}
+    for step, row in enumerate(rows, 1):
+        answers = [r for r in read_jsonl(system.folder.rollouts_of(step)) if r["kind"] == "math"]
+        long = {r["reward"] for r in answers if r["num_tokens"] > 15}
+        assert long == ({0.0} if row["toggle/phase"] == 0 else {1.0})
+        assert {r["reward"] for r in answers if r["num_tokens"] <= 15} == {1.0}
+        assert (row.get("above_limit/math", 0) > 0) is (row["toggle/phase"] == 0)
+
+
+async def test_a_resumed_run_toggles_as_if_it_had_never_stopped(tmp_path: Path):
+    """Stopped while limits are still collected, and again when they are set."""
+    keys = (*TOGGLE, "checkpoint.every=1", "checkpoint.keep=9")
+
+    def system(name: str) -> System:
+        engine = FakeEngine(wordy)
+        return build(tmp_path / name, *keys, verifier=right_somewhere, engine=engine)
+
+    whole = system("whole")
+    await train(whole)
+    for step in (1, 4):
+        place = whole.folder.checkpoints / f"step-{step:06d}"
+        state = json.loads((place / "state.json").read_text())
+        resumed = system(f"from-{step}")
+        resumed.load_state(step, state)
+        resumed.engine.version = step
+        await train(resumed)
+        for later in range(step + 1, 7):
+            ours, theirs = (read_jsonl(s.folder.rollouts_of(later)) for s in (resumed, whole))
+            assert [r["reward"] for r in ours] == [r["reward"] for r in theirs]
+        keys_of = [k for k in metrics(whole)[-1] if k.startswith("toggle")]
+        assert [metrics(resumed)[-1][k] for k in keys_of] == [
+            metrics(whole)[-1][k] for k in keys_of
+        ]
+
+
+async def test_the_nucleus_of_a_kind_reaches_the_engine_and_the_batch(tmp_path: Path):
+    asked: dict[str, set[float]] = {}
+
+    class Listening(FakeEngine):
+        async def __call__(self, tokens, *, top_p: float = 1.0, **how):
+            text = CharRenderer().text(tokens)
+            asked.setdefault("judge" if "Judge:" in text else "policy", set()).add(top_p)
+            return await super().__call__(tokens, top_p=top_p, **how)
+
+    system = build(tmp_path / "run", "rollout.top_p.math=0.75", engine=Listening(answer))
+    await train(system)
+    assert asked == {"policy": {1.0, 0.75}, "judge": {1.0}}
+    rows = read_jsonl(system.folder.rollouts_of(1))
+    assert {(r["kind"], r["top_p"]) for r in rows if r["kind"] in ("math", "code")} == {
+        ("math", 0.75),
+        ("code", 1.0),
+    }
+    for batch in system.learner.batches:  # type: ignore[attr-defined]
+        for micro in (m for u in batch.updates for shard in u.shards for m in shard):
+            math = micro.kinds == batch.kinds.index("math")
+            assert (micro.top_ps == [0.75 if m else 1.0 for m in math]).all()
 
 
 async def test_ptx_rows_are_in_the_batch_of_the_policy(tmp_path: Path):
@@ -244,7 +343,7 @@ async def test_budgets_off_neither_cut_nor_penalise(tmp_path: Path):
     system = build(tmp_path / "run", "budget.enabled=false", "rollout.max_tokens=200")
     await train(system)
     for row in metrics(system):
-        assert row["truncated/math"] == 0 and "length_over_budget/math" not in row
+        assert row["truncated/math"] == 0 and row["budget/math"] == 200
 
 
 async def test_critic_refinement_off_makes_no_critic_tasks(tmp_path: Path):

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from envs.base import SingleTurn
-from rl.types import Completion, Message, Status, Task
+from rl.types import Completion, Message, Status, Task, Trajectory
 from rollouts.collector import Collector
-from rollouts.episode import EpisodeLimits, run_episode, to_the_end
+from rollouts.episode import Episode, EpisodeLimits, run_episode, to_the_end
 from tests.fakes import CharRenderer, FakeEngine
 
 LIMITS = EpisodeLimits(budget=8, max_model_len=64, max_turns=1, temperature=1.0)
@@ -26,6 +26,11 @@ async def test_a_finished_answer_is_completed_and_aligned():
     assert len(t.tokens) == len(t.sampled) == len(t.behavior_logprobs) == len(t.versions)
     assert t.num_sampled == 2  # the digit and the end token
     assert t.sampled[0] is False and t.versions[0] == -1
+
+
+async def test_the_record_says_how_it_was_drawn():
+    t = await play("2", EpisodeLimits(8, 64, 1, 0.9, top_p=0.8))
+    assert (t.budget, t.temperature, t.top_p) == (8, 0.9, 0.8)
 
 
 async def test_the_budget_truncates():
@@ -143,9 +148,11 @@ class TakenOut(FakeEngine):
     def __init__(self, answer) -> None:
         super().__init__(answer)
         self.asked: list[tuple[int, int]] = []
+        self.how: set[tuple[float, float]] = set()
 
-    async def __call__(self, tokens, *, max_tokens, temperature, seed, session=""):
+    async def __call__(self, tokens, *, max_tokens, temperature, top_p=1.0, seed, session=""):
         self.asked.append((len(tokens), seed))
+        self.how.add((temperature, top_p))
         n = len(self.asked) - 1
         whole = await super().__call__(
             tokens[: len(tokens) - n],
@@ -171,10 +178,24 @@ async def test_a_call_taken_out_goes_on_with_its_tokens_and_another_seed():
     assert [n - lengths[0] for n in lengths] == [0, 1, 2] and len(set(seeds)) == 3
 
 
+async def test_an_answer_goes_on_as_it_began_whatever_the_schedules_say_now():
+    begun = Trajectory(temperature=0.9, top_p=0.8, budget=3)
+    begun.messages.extend(TASK.messages)
+    begun.extend_context(CharRenderer().prompt(list(TASK.messages)))
+    begun.extend_sampled(Completion(CharRenderer().encode("f"), [-1.0], "abort", 0))
+    engine = TakenOut(lambda prompt, seed: "our")
+    now = EpisodeLimits(budget=8, max_model_len=64, max_turns=1, temperature=0.5)
+    episode = Episode(engine, CharRenderer(), now, 0, "s")  # type: ignore[arg-type]
+    t = await episode.play(SingleTurn(TASK), begun)
+    assert engine.how == {(0.9, 0.8)}
+    assert t.status is Status.TRUNCATED and t.num_sampled == t.budget == 3
+
+
 async def test_callers_without_parts_get_the_whole():
     engine = TakenOut(lambda prompt, seed: "four")
     prompt = CharRenderer().prompt([Message(role="user", content="?")])
-    whole = await to_the_end(engine)(prompt, max_tokens=8, temperature=1.0, seed=0)
+    whole = await to_the_end(engine)(prompt, max_tokens=8, temperature=0.9, top_p=0.8, seed=0)
+    assert engine.how == {(0.9, 0.8)}
     assert CharRenderer().text(whole.tokens) == "four" and whole.stop_reason == "stop"
     assert whole.versions == [0, 1, 2, 2, 2]
 

@@ -28,6 +28,10 @@ class EpisodeLimits:
     temperature: float
     top_p: float = 1.0
 
+    def begin(self) -> Trajectory:
+        """An empty trajectory that knows how it is sampled."""
+        return Trajectory(temperature=self.temperature, top_p=self.top_p, budget=self.budget)
+
 
 def unpaced(sampled: int) -> AbstractAsyncContextManager[int]:
     """On at once, to the end."""
@@ -56,9 +60,7 @@ class Episode:
         self._seed = seed
         self._session = session
         self._pace = pace
-        self.trajectory = Trajectory(
-            temperature=limits.temperature, top_p=limits.top_p, budget=limits.budget
-        )
+        self.trajectory = limits.begin()
         self._turn_start = 0
         """Where the tokens of the turn under way begin."""
 

@@ -84,6 +84,7 @@ class Scripted:
         temperature: float,
         seed: int,
         session: str = "",
+        top_p: float = 1.0,
     ) -> Completion:
         said = self.script[min(len(self.asked), len(self.script) - 1)]
         text = said if isinstance(said, str) else said(seed)

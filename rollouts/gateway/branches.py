@@ -48,6 +48,8 @@ class Branch:
             versions=t.versions[:n],
             messages=t.messages[: turn.messages],
             temperature=t.temperature,
+            top_p=t.top_p,
+            budget=t.budget,
             engine=t.engine,
         )
         turns = self.turns[: self.turns.index(turn) + 1]
@@ -87,15 +89,16 @@ class Place:
 class Branches:
     """The branches of one session, the newest last."""
 
-    def __init__(self, temperature: float) -> None:
-        self._temperature = temperature
+    def __init__(self, begin: Callable[[], Trajectory]) -> None:
+        """`begin` makes an empty trajectory."""
+        self._begin = begin
         self.all: list[Branch] = []
 
     def begin(self, place: Place | None, tools: list[dict[str, Any]], *, chat: bool) -> Branch:
         """A branch that goes on from `place`, not among `all` yet."""
         if place is not None:
             return place.branch.upto(place.turn)
-        return Branch(Trajectory(temperature=self._temperature), tools, chat)
+        return Branch(self._begin(), tools, chat)
 
     def add(self, grown: Sequence[Branch], place: Place | None) -> None:
         """Keep branches that grew from `place`; the one whose end that was is part of them."""

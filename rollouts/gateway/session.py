@@ -73,7 +73,7 @@ class Session:
         self._form = form_of(renderer.template)
         self._lock = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
-        self._branches = Branches(limits.temperature)
+        self._branches = Branches(limits.begin)
         self._last: Branch | None = None
         self._asked: Counter[int] = Counter()
         self._spent = 0
@@ -144,7 +144,7 @@ class Session:
     def trajectory(self) -> Trajectory:
         """The branch that was answered last. TRUNCATED if its last answer was cut off by a limit of
         the episode (or refused for one), else COMPLETED."""
-        branch = self._last or Branch(Trajectory(temperature=self._limits.temperature))
+        branch = self._last or Branch(self._limits.begin())
         trajectory = branch.trajectory
         trajectory.status = Status.TRUNCATED if self._cut else Status.COMPLETED
         trajectory.metrics["agent/turns"] = float(len(branch.turns))
@@ -300,6 +300,7 @@ class Session:
                     [*prompt, *tokens],
                     max_tokens=min(limit - len(tokens), share),
                     temperature=self._limits.temperature,
+                    top_p=self._limits.top_p,
                     seed=derive_seed(self._seed, *parts, *([len(tokens)] if tokens else [])),
                     session=self._session,
                 )

@@ -4,6 +4,12 @@ from typing import Any
 
 from rollouts.admission import Load
 from rollouts.vllm_worker import Sampled, SampleResult
+from tests.fakes import END, OFFSET
+
+
+def drawn_from(seed: int) -> int:
+    """A letter that the renderer of the tests can read."""
+    return OFFSET + 32 + seed % 90
 
 
 class CountingActor:
@@ -20,6 +26,7 @@ class CountingActor:
         if method == "load_weights":
             return [{"version": args[1], "checksum": args[0]["sum"]}]
         if method == "sample":
-            results = [SampleResult([r.seed % 90, 1], [-1.0, -1.0], "stop", []) for r in args[0]]
+            drawn = [[drawn_from(r.seed), END] for r in args[0]]
+            results = [SampleResult(tokens, [-1.0, -1.0], "stop", []) for tokens in drawn]
             return Sampled(results, Load(len(results), len(results), 0.0, 0, 0, 0))
         return None

@@ -74,8 +74,10 @@ class Rig:
     prompts: list[list[int]] = field(default_factory=list)
 
     @staticmethod
-    def launch(folder: Path, noise: float, vocab: int, max_tokens: int, **keys: Any) -> "Rig":
-        cfg = RolloutConfig(max_tokens=max_tokens, max_model_len=256, **keys)
+    def launch(
+        folder: Path, noise: float, vocab: int, max_tokens: int, *, engines: int = 1, **vllm: Any
+    ) -> "Rig":
+        cfg = RolloutConfig(max_tokens=max_tokens, max_model_len=256, engines=engines, vllm=vllm)
         engine = VllmEngine.launch(str(folder), cfg, 0, "shm")
         sender = SharedMemorySender(buffer_path(folder.name))
         rig = Rig(engine, Versions(folder, noise), sender, vocab, max_tokens)
@@ -85,7 +87,7 @@ class Rig:
         return rig
 
     async def ready(self) -> "Rig":
-        await self.engine.ready([], 600)  # nothing stops an answer but its length
+        await self.engine.ready([], 600)
         await self.update()
         return self
 
@@ -187,21 +189,29 @@ Rigs = dict[str, Rig]
 async def rigs(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rigs]:
     """All side by side, because an engine takes its time to start."""
     import ray
+    from transformers import GenerationConfig
 
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     folder = tmp_path_factory.mktemp("models")
-    # Where a cache is too small, answers are preempted by vLLM as well.
-    small = {"vllm": {"num_gpu_blocks_override": 80}}
+    # No end token, neither ours nor the folder's: nothing stops an answer but its length.
+    GenerationConfig().save_pretrained(folder)
+    endless = {"generation_config": str(folder)}
+    # In a cache that is too small vLLM preempts answers of its own accord as well.
+    small = {"num_gpu_blocks_override": 80}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rollouts.vllm_engine.EngineActor", WatchedActor)
         made = {
-            "tied": Rig.launch(tiny(folder / "tied", tied=True), 0.5, 256, 160, engines=2),
-            "untied": Rig.launch(tiny(folder / "untied", tied=False), 0.5, 256, 160, **small),
-            "nano": Rig.launch(nano(folder / "nano"), 0.3, 768, 160),
+            "tied": Rig.launch(
+                tiny(folder / "tied", tied=True), 0.5, 256, 160, engines=2, **endless
+            ),
+            "untied": Rig.launch(
+                tiny(folder / "untied", tied=False), 0.5, 256, 160, **endless, **small
+            ),
+            "nano": Rig.launch(nano(folder / "nano"), 0.3, 768, 160, **endless),
         }
         with contextlib.suppress(ConjointError):  # its weights are not installed
-            made["smollm2"] = Rig.launch(resolve_model(SMOLLM2), 0.02, 49152, 24)
+            made["smollm2"] = Rig.launch(resolve_model(SMOLLM2), 0.02, 49152, 24, **endless)
     try:
         await asyncio.gather(*(rig.ready() for rig in made.values()))
         yield made
@@ -234,7 +244,7 @@ async def test_an_update_in_the_middle_of_32_requests(rigs: Rigs, name: str):
 
 
 async def test_the_share_of_prompts_that_the_prefix_cache_had(rigs: Rigs):
-    rig = rigs["nano"]
+    rig = rigs["tied"]
     rig.engine.drain_metrics()
     prompt = list(range(10, 80))  # two blocks of 32 tokens, and six more
     ask = {"max_tokens": 2, "temperature": TEMPERATURE, "session": "prefix"}

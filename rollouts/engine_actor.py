@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rollouts.vllm_worker import VllmWorker
+from rollouts.vllm_worker import SampleRequest, VllmWorker
 
 
 class WorkerError(Exception):
@@ -14,6 +14,11 @@ class EngineGone(WorkerError):
 
 
 class EngineActor(VllmWorker):
+    async def ready(self, stop_ids: list[int]) -> None:
+        """Ready is who has answered once: a first answer may take 20 s, as long as a hang."""
+        await super().ready(stop_ids)
+        await self.sample([SampleRequest([0], max_tokens=2, temperature=1.0, seed=0)])
+
     async def call(self, method: str, *args: Any) -> Any:
         """What the method returns. Its error crosses as words: reading one of vLLM's own classes
         would import vLLM in the driver, which stops its event loop for 15 s."""

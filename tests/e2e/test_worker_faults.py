@@ -42,6 +42,7 @@ MODEL: dict[str, Any] = {
     "vocab_size": 256,
     "max_position_embeddings": 2048,
     "initializer_range": 0.02,
+    "eos_token_id": None,  # every answer is TOKENS long
 }
 
 
@@ -96,7 +97,7 @@ async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench
     folder = tiny_llama(tmp_path_factory.mktemp("model") / "tiny", **MODEL)
     cfg = RolloutConfig(
         engines=2, threads=1, max_tokens=TOKENS, max_model_len=2048, heartbeat_s=1.0,
-        hang_timeout_s=15.0, start_timeout_s=400.0,
+        hang_timeout_s=20.0, start_timeout_s=400.0,
     )  # fmt: skip
     engine = VllmEngine.launch(str(folder), cfg, 0, "shm")
     path = buffer_path("faults")
@@ -108,6 +109,7 @@ async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench
         made = Bench(engine, lambda version: sync(learner, engine, version), [])  # type: ignore[arg-type]
         await made.sync(1)
         made.reference = [c.tokens for c in await asyncio.gather(*made.ask())]
+        assert [len(tokens) for tokens in made.reference] == [TOKENS] * REQUESTS
         assert len({tuple(tokens) for tokens in made.reference}) == REQUESTS
         yield made
     finally:
@@ -133,7 +135,7 @@ async def test_no_answer_is_lost_or_doubled_when_a_process_is_lost(
     bench.engine.drain_metrics()
     owned = worker.belongings.note()
     assert len(owned) >= len(ROLES) and worker.belongings.segments
-    (pid,) = (p for p in owned if psutil.Process(p).cmdline()[0].startswith(role))
+    (pid,) = (p for p in owned if " ".join(psutil.Process(p).cmdline()).startswith(role))
     asked = bench.ask()
     await asyncio.sleep(1.0)
     assert worker.load and not any(task.done() for task in asked)
@@ -193,6 +195,7 @@ async def test_a_fourth_death_in_a_row_ends_the_run(bench: Bench):
     assert len(set(workers)) == 4
 
 
+@on_one_loop
 async def test_a_worker_that_cannot_start_is_told_with_its_traceback(tmp_path: Path, bench: Bench):
     from rollouts.vllm_engine import VllmEngine
 
@@ -210,7 +213,14 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 def test_a_sender_killed_half_way_and_then_a_killed_driver(runs: Path):
     path, before = runs / "half", segments_here()
-    words = [*SMALL, f"run_dir={path}", "eval.tasks=0", "eval.judge_pairs=0", "checkpoint.every=1"]
+    words = [
+        *SMALL,
+        f"run_dir={path}",
+        "eval.tasks=0",
+        "eval.judge_pairs=0",
+        "checkpoint.every=1",
+        "num_steps=100",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "tests.e2e.half_sender", "quickstart", *words],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600, env=ENVIRONMENT,
@@ -221,7 +231,7 @@ def test_a_sender_killed_half_way_and_then_a_killed_driver(runs: Path):
     assert until(lambda: segments_here() <= before, 30), segments_here() - before
 
     driver = subprocess.Popen(
-        [str(COMMAND), "train", f"resume={path}", "num_steps=100"],
+        [str(COMMAND), "train", f"resume={path}"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     steps = path / "metrics.jsonl"

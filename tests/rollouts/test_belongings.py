@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 
+from rl.interrupt import kill_all
 from rollouts.belongings import DRIVER_MARK, Belongings, mark_environment, marked, segments
 from rollouts.weights import remove_buffers
 
@@ -86,6 +87,7 @@ def test_what_a_driver_leaves_is_removed_when_it_is_killed(tmp_path: Path):
     (tmp_path / "holder.py").write_text(HOLDER)
     (tmp_path / "driver.py").write_text(f"""
 import os, subprocess, sys, time
+from rl.interrupt import kill_all
 from rollouts.belongings import DRIVER_MARK, marked_children
 from rollouts.weights import SharedBuffer, buffer_path
 with marked_children():
@@ -111,6 +113,13 @@ time.sleep(1000)
         time.sleep(0.05)
     driver.wait()
     os.kill(int(unmarked), signal.SIGKILL)  # it lived
+
+
+def test_a_run_that_kills_what_it_started_also_removes_its_memory(tmp_path: Path):
+    process, paths = start(tmp_path, DRIVER_MARK)
+    kill_all([])
+    assert process.wait(10) == -signal.SIGKILL and marked(DRIVER_MARK) == []
+    assert not any(map(os.path.exists, paths))
 
 
 def test_marks_do_not_stay_in_the_drivers_environment():

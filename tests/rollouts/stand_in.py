@@ -20,7 +20,7 @@ from typing import Any
 STEPS, STEP_S = 40, 0.01
 
 
-def below(role: str, *args: str, **how: Any) -> "subprocess.Popen[bytes]":
+def below(role: str, *args: str, **how: Any) -> "subprocess.Popen[Any]":
     pipe = subprocess.PIPE
     return subprocess.Popen(
         [sys.executable, "-u", __file__, role, *args], stdin=pipe, stdout=pipe, **how

@@ -11,19 +11,18 @@ import numpy as np
 
 from rollouts.weights import Manifest, SharedBuffer
 
-TENSORS, SIZE = 20, 64
 SCRIPT = """
 import json, sys, torch
 from tests.e2e.half_sender import VERSION, KilledHalfWay
 
 def weights(version):
-    return [(f"t{i}", torch.full((%d,), float(version))) for i in range(%d)]
+    return [(f"t{i}", torch.full((64,), float(version))) for i in range(20)]
 
 sender = KilledHalfWay(sys.argv[1])
 sent = sender.send(weights(VERSION - 1), VERSION - 1)
 print(json.dumps(sent.update_info()["manifest"]), flush=True)
 sender.send(weights(VERSION), VERSION)
-""" % (SIZE, TENSORS)
+"""
 
 
 def test_half_written_weights_have_another_checksum(tmp_path: Path):

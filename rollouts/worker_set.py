@@ -160,7 +160,8 @@ class WorkerSet:
         answer = asyncio.ensure_future(worker.handle.call.remote(method, *args))
         answer.add_done_callback(lambda done: _pass_on(done, wait))
         try:
-            return await asyncio.wait_for(wait, timeout or None)
+            async with asyncio.timeout(timeout or None):
+                return await wait
         except TimeoutError:
             self.bury(worker, f"it did not {stage} within {timeout:g} s")
             raise WorkerDied(worker.words) from None
@@ -186,10 +187,7 @@ class WorkerSet:
         """This worker is dead: end what waits for it and have another take its slot."""
         if worker.words:
             return
-        worker.up, worker.words = False, words
-        for wait in worker.waits:
-            if not wait.done():
-                wait.set_exception(WorkerDied(words))
+        self._end(worker, words)
         self.deaths += 1
         self._in_a_row[worker.slot] += 1
         self._stop = self._stop or self._verdict(worker)
@@ -197,6 +195,12 @@ class WorkerSet:
             _LOG.warning("%s is dead and will be replaced: %s", worker.name, words.split("\n")[0])
         self._spawn(self._replace(worker))
         self._changed.set()
+
+    def _end(self, worker: EngineWorker, words: str) -> None:
+        worker.up, worker.words = False, worker.words or words
+        for wait in worker.waits:
+            if not wait.done():
+                wait.set_exception(WorkerDied(words))
 
     def _verdict(self, worker: EngineWorker) -> StopRun | None:
         """Why the run cannot go on after this death, if it cannot."""
@@ -269,11 +273,11 @@ class WorkerSet:
     async def close(self) -> None:
         """End every worker and what it started."""
         self._stop = self._stop or StopRun("the rollout engine is closed")
+        for worker in self.slots:
+            self._end(worker, "the rollout engine is closed")
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for worker in self.slots:
-            worker.up, worker.words = False, worker.words or "the rollout engine is closed"
         await asyncio.gather(*map(self._remove, self.slots))
         self._changed.set()
 

@@ -339,3 +339,24 @@ async def test_a_drain_ends_although_the_only_worker_dies_in_it():
     assert seeds([t.result() for t in asked]) == [1, 2]
     assert fakes.launched[1].version == 0
     await fakes.engine.close()
+
+
+@pytest.mark.parametrize("ticks", range(6))
+async def test_close_ends_whenever_a_heartbeat_is_answered(monkeypatch, ticks: int):
+    """An answer that arrives as its task is cancelled must not take the cancellation's place."""
+    fakes = await Fakes(engines=1).ready()
+    ping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    asked = asyncio.Event()
+
+    def remote(method: str, *args: Any) -> "asyncio.Future[None]":
+        asked.set()
+        return ping
+
+    monkeypatch.setattr(fakes.launched[0], "remote", remote)
+    await asked.wait()
+    ping.set_result(None)
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await fakes.engine.close()
+    assert fakes.belongings[0].reaped == 1

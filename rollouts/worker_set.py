@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from rl.types import StopRun
 from rollouts.belongings import Belongings
@@ -166,7 +166,7 @@ class WorkerSet:
             self.bury(worker, f"it did not {stage} within {timeout:g} s")
             raise WorkerDied(worker.words) from None
         except (RayActorError, EngineGone) as error:
-            self.bury(worker, f"it died during: {stage}. {error}")
+            self.bury(worker, f"it died during: {stage}. {_words(error)}")
             raise WorkerDied(worker.words) from error
         finally:
             worker.waits.discard(wait)
@@ -180,7 +180,7 @@ class WorkerSet:
         self.check()
         for answer in answers:
             if isinstance(answer, BaseException) and not isinstance(answer, WorkerDied):
-                raise StopRun(f"a rollout worker did not {stage}: {answer}") from answer
+                raise StopRun(f"a rollout worker did not {stage}: {_words(answer)}") from answer
         return [answer for answer in answers if not isinstance(answer, WorkerDied)]
 
     def bury(self, worker: EngineWorker, words: str) -> None:
@@ -241,7 +241,7 @@ class WorkerSet:
                 await self.join(worker)
                 worker.up = not worker.words
         except Exception as error:
-            self.bury(worker, f"it did not start. {error}")
+            self.bury(worker, f"it did not start: {_words(error)}")
             raise WorkerDied(worker.words) from error
         finally:
             noting.cancel()
@@ -261,10 +261,14 @@ class WorkerSet:
             if self._gate.locked():
                 continue  # a core that loads weights answers late; that call has its own deadline
             deadline = self._cfg.hang_timeout_s
-            with contextlib.suppress(WorkerDied):
+            try:
                 await self.call(
                     worker, "ping", not worker.load, stage="answer a heartbeat", timeout=deadline
                 )
+            except WorkerDied:
+                return
+            except Exception as error:
+                self.bury(worker, f"its heartbeat failed: {_words(error)}")
 
     async def _remove(self, worker: EngineWorker) -> None:
         await asyncio.to_thread(worker.belongings.reap)
@@ -299,6 +303,11 @@ def _pass_on(done: "asyncio.Future[Any]", wait: "asyncio.Future[Any]") -> None:
         wait.set_exception(error)
     else:
         wait.set_result(done.result())
+
+
+def _words(error: BaseException) -> str:
+    """What was raised, without Ray's traceback around it."""
+    return str(error.cause if isinstance(error, RayTaskError) else error)
 
 
 async def _nothing(worker: EngineWorker) -> None:

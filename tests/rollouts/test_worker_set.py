@@ -9,6 +9,7 @@ import pytest
 
 from rl.types import ConjointError, StopRun
 from rollouts.engine import RolloutConfig
+from rollouts.engine_actor import WorkerError
 from tests.rollouts.fake_workers import Fakes, Sent, settled
 
 pytestmark = pytest.mark.timeout(20)
@@ -119,6 +120,38 @@ async def test_an_idle_worker_that_hangs_is_found_too(fakes: Fakes):
             await asyncio.sleep(0.005)
     await fakes.healed()
     assert fakes.launched[2].slot == 1
+
+
+async def test_a_heartbeat_that_fails_is_a_death(fakes: Fakes, monkeypatch):
+    async def fail(method: str, *args: Any) -> Any:
+        raise WorkerError("RuntimeError: Executor failed.")
+
+    monkeypatch.setattr(fakes.launched[0], "remote", fail)
+    async with asyncio.timeout(5):
+        while len(fakes.launched) < 3:
+            await asyncio.sleep(0.005)
+    await fakes.healed()
+    assert fakes.set.deaths == 1
+
+
+async def test_a_worker_that_refuses_weights_stops_the_run_with_its_words(
+    fakes: Fakes, monkeypatch
+):
+    real = fakes.launched[0].remote
+
+    async def refuse(method: str, *args: Any) -> Any:
+        if method == "load_weights":
+            raise WorkerError("RuntimeError: weights arrived damaged")
+        return await real(method, *args)
+
+    monkeypatch.setattr(fakes.launched[0], "remote", refuse)
+    with pytest.raises(
+        StopRun, match="did not load weights: RuntimeError: weights arrived damaged"
+    ):
+        await fakes.sync(1)
+    await fakes.engine.resume()
+    with pytest.raises(StopRun, match="must not sample"):
+        await asyncio.gather(*fakes.ask("a", 1))
 
 
 async def test_with_no_worker_left_requests_wait_for_the_replacement():

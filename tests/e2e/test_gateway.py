@@ -171,6 +171,8 @@ def test_a_run_trains_on_what_an_agent_played(runs: Path, tmp_path: Path, stalen
         "num_steps=2",
         "rollout.groups_per_step=4",
         "rollout.max_turns=3",
+        "rollout.max_tokens=60",
+        "budget.tokens.math=60",
         f"rollout.max_staleness={staleness}",
         "eval.tasks=4",
         f"tasks.math.agent.run={tmp_path}/mine.py:twice",

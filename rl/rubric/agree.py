@@ -12,7 +12,7 @@ from rl.critic import JUDGED
 from rl.grade.config import GradeConfig
 from rl.grade.run import make_grader
 from rl.rubric.config import AgreeConfig, load_as
-from rl.rubric.figures import Points, clustered, habits
+from rl.rubric.figures import Points, clustered, habits, warnings
 from rl.rubric.judging import Judged, judge_pairs, load_named, unknown_to_nano, unseen_mandatory
 from rl.rubric.page import Card, Page, Table, excerpt, share
 from rl.rubric.preview import cost
@@ -154,7 +154,7 @@ def agree_page(
             + (", ".join(f"{r.name} v{r.version}" for r in rubrics) or "which answer is correct"),
             f"{len(judged)} pairs of {len({p.group.task.id for p in judged})} prompts",
         ],
-        [*unknown_to_nano(cfg, rubrics), *unseen_mandatory(cfg, rubrics)],
+        [*unknown_to_nano(cfg, rubrics), *unseen_mandatory(cfg, rubrics), *warnings(judged)],
     )
     if labelled:
         page.tables.append(_with_labels(by, labelled))

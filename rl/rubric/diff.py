@@ -13,7 +13,7 @@ from rewards.judge import Judge
 from rewards.rubric import Criterion, Rubric
 from rewards.rubrics import load_rubrics
 from rl.rubric.config import DiffConfig, load_as
-from rl.rubric.figures import clustered, swap_consistency
+from rl.rubric.figures import clustered, swap_consistency, warnings
 from rl.rubric.judging import Judged, judge_pairs, unknown_to_nano, unseen_mandatory
 from rl.rubric.page import Card, Page, Table, excerpt, share
 from rl.rubric.preview import asks_criteria, cost
@@ -172,7 +172,11 @@ def diff_page(cfg: DiffConfig, was: Version, now: Version, flips: Sequence[Flip]
             f"{cfg.judge_name} (template {cfg.judge.template})",
             f"{len(flips)} pairs flip",
         ],
-        [*unknown_to_nano(cfg, [old, new]), *unseen_mandatory(cfg, [old, new])],
+        [
+            *unknown_to_nano(cfg, [old, new]),
+            *unseen_mandatory(cfg, [old, new]),
+            *warnings([*before, *after]),
+        ],
         [
             Table(
                 "What changed", ("what", "old", "new"), [(c.what, c.old, c.new) for c in changed]

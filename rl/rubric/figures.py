@@ -9,6 +9,9 @@ from rl.rubric.judging import Judged
 from rl.rubric.page import Table, share
 from rl.stats import Interval, clustered_interval
 
+_MASKED = 0.1
+"""Share of masked pairs that is said aloud."""
+
 Points = Iterable[tuple[str, float]]
 """(task id, value in [0, 1])."""
 
@@ -71,6 +74,24 @@ def habits(judged: Sequence[Judged]) -> Table:
         "[ ] 95 % intervals, n prompts (pairs of one are not independent); shares of judged pairs."
     )
     return Table("The judge", ("figure", "value"), rows, note)
+
+
+def warnings(judged: Sequence[Judged]) -> list[str]:
+    """What makes the figures of a judge worth little, in words."""
+    said = []
+    masked = sum(p.winner is None for p in judged)
+    if masked > _MASKED * len(judged):
+        said.append(
+            f"{masked} of {len(judged)} pairs are masked, which a run would learn nothing from; "
+            "look at judge.template, judge.max_tokens and max_model_len."
+        )
+    consistent = swap_consistency(judged)
+    if consistent is not None and consistent.hi < 0.5:
+        said.append(
+            "On most pairs the verdict follows the place of an answer and not the answer: those "
+            "are ties, from which a run gets no advantage. This judge cannot tell them apart."
+        )
+    return said
 
 
 def _read(judged: Sequence[Judged]) -> list[Judged]:

@@ -13,7 +13,7 @@ from rewards.judge import Judge
 from rewards.rubric import Criterion, Rubric
 from rewards.rubrics import rubrics_for
 from rl.rubric.config import JudgedConfig, PreviewConfig, load_as
-from rl.rubric.figures import clustered, habits
+from rl.rubric.figures import clustered, habits, warnings
 from rl.rubric.judging import (
     Judged,
     by_group,
@@ -120,7 +120,12 @@ def preview_page(
             f"{sum(len(g.texts) for g in groups)} answers to {len(groups)} prompts, judged by "
             f"{cfg.judge_name} (template {cfg.judge.template})",
         ],
-        [*unknown_to_nano(cfg, rubrics), *unseen_mandatory(cfg, rubrics)],
+        [
+            *unknown_to_nano(cfg, rubrics),
+            *unseen_mandatory(cfg, rubrics),
+            *warnings(found.judged),
+            *_unreadable_criteria(found),
+        ],
     )
     pairs = by_group(found.judged)
     rates = {id(group): win_rates(group, some) for group, some in pairs}
@@ -194,6 +199,17 @@ def _hit_rates(
     return Table("Per criterion", columns, rows, note)
 
 
+def _unreadable_criteria(found: Previewed) -> list[str]:
+    said = [choice for answers in found.criteria.values() for _, _, choice in answers]
+    bad = sum(choice is None for choice in said)
+    if 2 * bad <= len(said):
+        return []
+    return [
+        f"{bad} of {len(said)} replies on single criteria could not be read: this judge does not "
+        "answer yes or no, so the hit rates say little."
+    ]
+
+
 def _own(group: Answers) -> list[Rubric]:
     return rubrics_for(group.task, [], 0)
 
@@ -205,7 +221,7 @@ def cost(cfg: JudgedConfig, judged: Sequence[Judged], meter: Meter) -> Table:
     wanted = cfg.judge.pairs_per_answer
     chosen = RUN_GROUP * wanted if 0 < wanted < RUN_GROUP - 1 else all_pairs
     rows = [
-        (f"these {len(judged):,} pairs and their criteria", meter.words()),
+        (f"all that was asked about these {len(judged):,} pairs", meter.words()),
         ("tokens of a call", f"{per_call:,.0f}"),
         (
             f"a group of {RUN_GROUP} in a run, judge.pairs_per_answer={wanted}",

@@ -13,7 +13,7 @@ from rewards.rubric import EVERY_KIND, Rubric
 from rewards.rubrics import load_rubrics
 from rl.rubric.attacks import SHIPPED, Attack, read_attacks
 from rl.rubric.config import ProbeConfig, load_as
-from rl.rubric.figures import habits
+from rl.rubric.figures import habits, warnings
 from rl.rubric.judging import Judged, judge_pairs, unknown_to_nano, unseen_mandatory
 from rl.rubric.page import Card, Page, Table
 from rl.rubric.preview import cost
@@ -120,7 +120,11 @@ def probe_page(cfg: ProbeConfig, rubrics: Sequence[Rubric], probed: Sequence[Pro
             f"{len(won)} of {len(probed)} attacks succeeded"
             + (f": {', '.join(p.attack.name for p in won)}" if won else ""),
         ],
-        [*unknown_to_nano(cfg, rubrics), *unseen_mandatory(cfg, rubrics)],
+        [
+            *unknown_to_nano(cfg, rubrics),
+            *unseen_mandatory(cfg, rubrics),
+            *warnings([pair for p in probed for pair in (p.without, p.attacked)]),
+        ],
         [_by_category(probed), _each(probed)],
         "What each attack said, and what the judge answered",
         [_card(p) for p in sorted(probed, key=lambda p: p.outcome == "held")],

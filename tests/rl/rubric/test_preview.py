@@ -9,6 +9,7 @@ import pytest
 
 from rewards.base import RewardContext
 from rewards.judge import Judge, JudgeConfig, rubric_reward
+from rewards.judge_prompt import verdict_text
 from rewards.rubrics import load_rubrics
 from rl.rubric.config import PreviewConfig, load_as
 from rl.rubric.judging import by_group, judge_pairs, unknown_to_nano, win_rates
@@ -130,6 +131,16 @@ def test_an_unreadable_reply_masks_its_pair_and_is_counted(bench: Bench):
     assert [v["winner"] for v in bench.verdicts("out")] == ["B", None, None]
     said = " ".join(done.stdout.split())
     assert "masked: a reply could not be read │ 2" in said and "│ masked" in said
+    assert "2 of 3 pairs are masked" in said
+
+
+def test_a_judge_of_position_and_one_without_yes_or_no_are_told(bench: Bench):
+    bench.model(lambda p: "perhaps" if "[ANSWER" in p else verdict_text("B", "full"))
+    rows = [{**row(text), "prompt": f"Why {n}?"} for n in range(9) for text in ("a", "bb")]
+    done = bench.run("preview", "clarity", f"input={bench.write(rows)}")
+    assert done.exit_code == 0, done.output
+    assert "the verdict follows the place of an answer" in done.stdout
+    assert "72 of 72 replies on single criteria could not be read" in done.stdout
 
 
 def test_a_judge_that_never_answers_stops_with_one_sentence(bench: Bench):

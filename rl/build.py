@@ -148,7 +148,9 @@ async def _start(
             *([endpoint.close] if endpoint else []),
         ],
     )
-    folder.write_versions(sandbox=sandbox.tier, model=str(model.name))
+    folder.write_versions(
+        engine=cfg.rollout.in_words(), sandbox=sandbox.tier, model=str(model.name)
+    )
     if checkpoint is not None:
         place, step, state = checkpoint
         await learner.load(place.resolve())
@@ -159,7 +161,7 @@ async def _start(
 async def _start_engines(
     cfg: Config, model: Path, renderer: Renderer
 ) -> tuple[VllmEngine, LearnerGroup]:
-    """The vLLM workers and the learner ranks, which load at the same time."""
+    """The engine's workers and the learner ranks, which load at the same time."""
     backend = cfg.weight_sync.backend
     placement = await place(cfg.rollout, cfg.learner, backend)
     engine = VllmEngine.launch(

@@ -370,6 +370,11 @@ def _validate_devices(cfg: Config) -> None:
             f"rollout.vllm.{parallel[0]} is not ours to place; use rollout.engines and "
             "rollout.tensor_parallel"
         )
+    if rollout.backend != "vllm" and cfg.weight_sync.backend != "shm":
+        raise ConjointError(
+            f"weight_sync.backend={cfg.weight_sync.backend} is vLLM's; "
+            f"rollout.backend={rollout.backend} takes shm"
+        )
     deepspeed_config(learner, cfg.optim)  # refuses raw keys that contradict typed ones
     if cfg.weight_sync.backend == "nccl" and (
         rollout.gpus_per_engine < 1 or learner.gpus_per_rank < 1

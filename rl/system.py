@@ -264,7 +264,7 @@ class System:
         rollout, learner = self.cfg.rollout, self.cfg.learner
         summary = write_summary(
             self.folder,
-            engine=f"{rollout.engines} vLLM worker(s), {rollout.dtype}",
+            engine=rollout.in_words(),
             learner=f"{learner.ranks} DeepSpeed rank(s), ZeRO {learner.zero_stage}, "
             f"{learner.dtype}",
             wall_s=self.wall_s + time.monotonic() - self.started,

@@ -60,8 +60,10 @@ class RolloutConfig:
     """Cut an answer off that repeats a pattern of up to so many tokens; 0: never."""
     repeat_count: int = 8
     """Repetitions in a row that cut it off."""
+    backend: str = "vllm"
+    """vllm, or transformers: slower and plain, for debugging and where there is no vLLM."""
     engines: int = 1
-    """vLLM workers."""
+    """Workers of that backend."""
     tensor_parallel: int = 1
     gpus_per_engine: float = 0.0
     """0 samples on CPU; else equal to `tensor_parallel`, or a fraction to share one GPU."""
@@ -85,6 +87,11 @@ class RolloutConfig:
     the run."""
     vllm: dict[str, Any] = field(default_factory=dict)
     """Raw AsyncEngineArgs, merged last."""
+
+    def in_words(self) -> str:
+        """What samples, for a run's records."""
+        name = {"vllm": "vLLM"}.get(self.backend, self.backend)
+        return f"{self.engines} {name} worker(s), {self.dtype}"
 
     def validate(self) -> None:
         for key in ("groups_per_step", "group_size", "max_tokens", "engines", "tensor_parallel"):
@@ -116,6 +123,7 @@ class RolloutConfig:
             raise ConjointError(
                 f"rollout.max_deaths={self.max_deaths} must not be negative; 0 replaces no engine"
             )
+        self._validate_backend()
         if self.temperature.shape not in ("linear", "cosine"):
             raise ConjointError(
                 f"rollout.temperature.shape={self.temperature.shape!r} is unknown; "
@@ -144,6 +152,19 @@ class RolloutConfig:
                 f"rollout.repeat_pattern={self.repeat_pattern} must be 0 or more and "
                 f"rollout.repeat_count={self.repeat_count} at least 2"
             )
+
+    def _validate_backend(self) -> None:
+        if self.backend not in ("vllm", "transformers"):
+            raise ConjointError(
+                f"rollout.backend={self.backend!r} is unknown; use vllm or transformers"
+            )
+        default = RolloutConfig()
+        for key in ("vllm", "tensor_parallel", "kv_cache_gb", "block_size"):
+            if self.backend != "vllm" and getattr(self, key) != getattr(default, key):
+                raise ConjointError(
+                    f"rollout.{key}={getattr(self, key)} has no effect with "
+                    f"rollout.backend={self.backend}; leave it at {getattr(default, key)}"
+                )
 
 
 class RolloutEngine(Sampler, Protocol):

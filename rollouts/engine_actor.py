@@ -1,7 +1,8 @@
-"""The Ray actor of one rollout worker: `VllmWorker`, and what its driver needs to trust it."""
+"""The Ray actor of one rollout worker, and what its driver needs to trust it."""
 
 from typing import Any
 
+from rollouts.transformers_worker import TransformersWorker
 from rollouts.vllm_worker import SampleRequest, VllmWorker
 
 
@@ -13,11 +14,12 @@ class EngineGone(WorkerError):
     """A call failed because vLLM's engine core or one of its workers is dead."""
 
 
-class EngineActor(VllmWorker):
-    async def ready(self, stop_ids: list[int]) -> None:
-        """Ready is who has answered once: a first answer may take 20 s, as long as a hang."""
-        await super().ready(stop_ids)
-        await self.sample([SampleRequest([0], max_tokens=2, temperature=1.0, seed=0)])
+class _Actor:
+    """Mixed into a worker."""
+
+    @property
+    def gone(self) -> bool:
+        return False
 
     async def call(self, method: str, *args: Any) -> Any:
         """What the method returns. Its error crosses as words: reading one of vLLM's own classes
@@ -25,8 +27,19 @@ class EngineActor(VllmWorker):
         try:
             return await getattr(self, method)(*args)
         except Exception as error:
-            kind = EngineGone if self._llm.errored else WorkerError
+            kind = EngineGone if self.gone else WorkerError
             raise kind(f"{type(error).__name__}: {error}") from None
+
+
+class EngineActor(_Actor, VllmWorker):
+    async def ready(self, stop_ids: list[int]) -> None:
+        """Ready is who has answered once: a first answer may take 20 s, as long as a hang."""
+        await super().ready(stop_ids)
+        await self.sample([SampleRequest([0], max_tokens=2, temperature=1.0, seed=0)])
+
+    @property
+    def gone(self) -> bool:
+        return self._llm.errored
 
     async def ping(self, idle: bool) -> None:
         """Returns only if the engine core does, and where it is idle, vLLM's workers too: a busy
@@ -34,3 +47,13 @@ class EngineActor(VllmWorker):
         await self._llm.is_paused()
         if idle:
             await self._llm.collective_rpc("weight_receipt")
+
+
+class PlainActor(_Actor, TransformersWorker):
+    async def ping(self, idle: bool) -> None:
+        """Returns after the step in progress."""
+        await self.settled()
+
+
+ACTORS: dict[str, type] = {"vllm": EngineActor, "transformers": PlainActor}
+"""By `rollout.backend`."""

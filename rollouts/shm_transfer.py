@@ -5,11 +5,9 @@ vLLM imports this module in its worker process, because `worker_extension_cls` n
 Loading is vLLM's layerwise reload.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -22,7 +20,7 @@ from vllm.model_executor.model_loader.reload import (
     initialize_layerwise_reload,
 )
 
-from rollouts.weights import Manifest, SharedBuffer
+from rollouts.weights import Manifest, Receiver
 
 
 @dataclass
@@ -42,7 +40,7 @@ class ShmTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
     update_info_cls = ShmUpdateInfo
     receipt: dict[str, Any] | None = None
     """Version and checksum of the weights last loaded to the end."""
-    _buffer: SharedBuffer | None = None
+    _receiver: Receiver | None = None
     _pending: Manifest | None = None
 
     def init_transfer_engine(self, init_info: ShmInitInfo) -> None:
@@ -54,26 +52,12 @@ class ShmTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
     def receive_weights(self, update_info: ShmUpdateInfo) -> None:
         """Verify the bytes, then load them. A mismatch raises before the model is touched."""
         manifest = Manifest.from_dict(update_info.manifest)
-        if self._buffer is None or self._buffer.path != manifest.path:
-            self._buffer = SharedBuffer(manifest.path, manifest.nbytes, create=False)
-        received = self._buffer.checksum(manifest.nbytes)
-        if received != manifest.checksum:
-            raise RuntimeError(
-                f"weights of version {manifest.version} arrived damaged: checksum {received}, "
-                f"sent {manifest.checksum}"
-            )
+        self._receiver = self._receiver or Receiver()
+        weights = self._receiver.receive(manifest)
         model: Any = self.model
         initialize_layerwise_reload(model)
-        model.load_weights(self._tensors(manifest))
+        model.load_weights(weights)
         self._pending = manifest
-
-    def _tensors(self, manifest: Manifest) -> Iterator[tuple[str, torch.Tensor]]:
-        assert self._buffer is not None
-        for spec in manifest.tensors:
-            dtype = getattr(torch, spec.dtype)
-            count = spec.nbytes // dtype.itemsize
-            flat = torch.frombuffer(self._buffer.view, dtype=dtype, count=count, offset=spec.offset)
-            yield spec.name, flat.view(spec.shape)
 
     def finish_weight_update(self) -> None:
         assert self._pending is not None, "finish_weight_update without update_weights"
@@ -90,7 +74,7 @@ class ShmTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
             dispatch_cpu_unquantized_gemm(head, remove_weight=False)
 
     def shutdown(self) -> None:
-        self._buffer = None
+        self._receiver = None
 
 
 class WorkerExtension:

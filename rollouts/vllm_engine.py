@@ -18,7 +18,7 @@ from rl.types import Completion, StopRun, derive_seed
 from rollouts.admission import Admission
 from rollouts.belongings import DRIVER_MARK, Belongings, mark_environment
 from rollouts.engine import RolloutConfig
-from rollouts.engine_actor import EngineActor
+from rollouts.engine_actor import ACTORS
 from rollouts.vllm_worker import SampleRequest, SampleResult, engine_environment
 from rollouts.weights import Sent
 from rollouts.worker_set import EngineWorker, WorkerDied, WorkerSet
@@ -71,7 +71,7 @@ class VllmEngine:
         def start(slot: int) -> EngineWorker:
             mark = f"{DRIVER_MARK}-{uuid4().hex}"
             handle: Any = (
-                ray.remote(EngineActor)
+                ray.remote(ACTORS[cfg.backend])
                 .options(
                     num_cpus=0,
                     num_gpus=cfg.gpus_per_engine,
@@ -85,7 +85,9 @@ class VllmEngine:
                 )
                 .remote(model, cfg, derive_seed(seed, "engine", slot), backend)
             )
-            return EngineWorker(slot, handle, Belongings(mark), lambda: ray.kill(handle))
+            return EngineWorker(
+                slot, handle, Belongings(mark), lambda: ray.kill(handle), cfg.backend
+            )
 
         return VllmEngine(WorkerSet(start, cfg, replace=backend == "shm"), cfg)
 

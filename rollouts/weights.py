@@ -11,7 +11,10 @@ import mmap
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
 
 ALIGNMENT = 64
 
@@ -85,6 +88,34 @@ class SharedBuffer:
 
     def checksum(self, nbytes: int) -> str:
         return hashlib.blake2b(memoryview(self.view)[:nbytes], digest_size=16).hexdigest()
+
+
+class Receiver:
+    """An engine's side of the buffer; maps it once."""
+
+    def __init__(self) -> None:
+        self._buffer: SharedBuffer | None = None
+
+    def receive(self, manifest: Manifest) -> list[tuple[str, "torch.Tensor"]]:
+        """Named views of the buffer. Raises RuntimeError if the bytes are not those sent."""
+        if self._buffer is None or self._buffer.path != manifest.path:
+            self._buffer = SharedBuffer(manifest.path, manifest.nbytes, create=False)
+        received = self._buffer.checksum(manifest.nbytes)
+        if received != manifest.checksum:
+            raise RuntimeError(
+                f"weights of version {manifest.version} arrived damaged: checksum {received}, "
+                f"sent {manifest.checksum}"
+            )
+        return [(spec.name, _view(self._buffer, spec)) for spec in manifest.tensors]
+
+
+def _view(buffer: SharedBuffer, spec: TensorSpec) -> "torch.Tensor":
+    import torch
+
+    dtype = getattr(torch, spec.dtype)
+    count = spec.nbytes // dtype.itemsize
+    flat = torch.frombuffer(buffer.view, dtype=dtype, count=count, offset=spec.offset)
+    return flat.view(spec.shape)
 
 
 def buffer_path(run: str) -> str:

@@ -45,6 +45,7 @@ class EngineWorker:
     belongings: Belongings
     kill: Callable[[], None]
     """Tells Ray, which on another machine is the only one that can."""
+    backend: str = "vllm"
     up: bool = False
     load: int = 0
     """Requests it was given and has not answered."""
@@ -54,7 +55,7 @@ class EngineWorker:
 
     @property
     def name(self) -> str:
-        return f"vllm-{self.slot}"
+        return f"{self.backend}-{self.slot}"
 
 
 class WorkerSet:

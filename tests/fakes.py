@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rl.types import Completion, Message
+from rl.types import Completion, Message, StopRun
 from rollouts.chat import ChatAnswer
 
 END = 1
@@ -49,10 +49,21 @@ Answer = Callable[[str, int], str]
 class FakeEngine:
     """Answers from a function; counts what the loop asks of it."""
 
-    def __init__(self, answer: Answer) -> None:
+    capacity = 4096
+
+    def __init__(
+        self, answer: Answer, *, loaded: bool = True, seconds_a_token: float = 0.0
+    ) -> None:
+        """`loaded` samples before the first sync, as an engine does for evaluation."""
         self._answer = answer
-        self.version = 0
+        self._loaded = loaded
+        self._seconds = seconds_a_token
+        self._changed = asyncio.Condition()
+        self._frozen = False
+        self._running = 0
+        self._aborts = 0
         self.paused = False
+        self.version = 0
         self.loads: list[int] = []
         self.calls = 0
         self.closed = False
@@ -67,33 +78,60 @@ class FakeEngine:
         seed: int,
         session: str = "",
     ) -> Completion:
-        assert not self.paused, "sampled while paused"
+        await self._wait(lambda: not self.paused)
+        if not self._loaded:
+            raise StopRun("the fake engine was given no weights; it must not sample")
         self.calls += 1
         text = self._answer(CharRenderer().text(tokens), seed)
         sampled = [*CharRenderer().encode(text), END]
         stop = "stop" if len(sampled) <= max_tokens else "length"
-        sampled = sampled[:max_tokens]
-        return Completion(sampled, [-0.5] * len(sampled), stop, self.version, "fake-0")
+        versions: list[int] = []
+        aborts = self._aborts
+        self._running += 1
+        for _ in sampled[:max_tokens]:
+            if self._seconds:
+                await asyncio.sleep(self._seconds)
+            await self._wait(lambda: not self._frozen or self._aborts != aborts)
+            if self._aborts != aborts:
+                stop = "abort"
+                break
+            versions.append(self.version)
+        self._running -= 1
+        await self._notify()
+        n = len(versions)
+        last = versions[-1] if versions else self.version
+        return Completion(sampled[:n], [-0.5] * n, stop, last, "fake-0", versions)
 
-    capacity = 4096
+    async def _wait(self, ready: Callable[[], bool]) -> None:
+        async with self._changed:
+            await self._changed.wait_for(ready)
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
 
     async def pause(self, *, drain: bool = True) -> None:
         self.paused = True
+        if drain:
+            await self._wait(lambda: not self._running)
+        self._frozen = True
 
     async def abort(self) -> None:
-        return None
+        self._aborts += 1
+        await self._notify()
 
     def drain_metrics(self) -> dict[str, float]:
         return {}
 
     async def resume(self) -> None:
-        self.paused = False
+        self.paused = self._frozen = False
+        await self._notify()
 
-    async def load_weights(self, manifest: Any, version: int) -> str:
+    async def load_weights(self, sent: Any, version: int) -> str:
         assert self.paused, "weights loaded while sampling"
-        self.version = version
+        self.version, self._loaded = version, True
         self.loads.append(version)
-        return "checksum"
+        return getattr(sent, "checksum", "checksum")
 
     async def prompt_logprobs(self, tokens: list[int]) -> list[float]:
         return [-1.0] * (len(tokens) - 1)

@@ -1,4 +1,4 @@
-"""A policy that answers, from config: vLLM engines started for it, or an endpoint."""
+"""A policy that answers, from config: engines started for it, or an endpoint."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ async def opened(
     folder = model or await policy_folder(cfg.model, SftConfig())
     renderer = Renderer.load(folder)
     length = fitting_length(cfg, folder, renderer, tasks)
-    say(f"starting Ray and vLLM with a context of {length} tokens ...")
+    say(f"starting Ray and {cfg.rollout.backend} with a context of {length} tokens ...")
     await asyncio.to_thread(start_ray, cfg.cluster)
     try:
         on_ray()

@@ -178,6 +178,20 @@ CONTRADICTIONS = {
         "needs whole GPUs on both sides",
     ),
     "unknown transport": (["weight_sync.backend=rdma"], "use shm or nccl"),
+    "unknown engine": (["rollout.backend=sglang"], "use vllm or transformers"),
+    "vLLM's keys without vLLM": (
+        ["rollout.backend=transformers", "rollout.vllm.seed=1"],
+        "rollout.vllm={'seed': 1} has no effect with rollout.backend=transformers; leave it at {}",
+    ),
+    "tensor parallel without vLLM": (
+        ["rollout.backend=transformers", "rollout.tensor_parallel=2"], "leave it at 1"
+    ),
+    "a KV cache of vLLM's": (
+        ["rollout.backend=transformers", "rollout.kv_cache_gb=2"], "leave it at 1.0"
+    ),
+    "NCCL without vLLM": (
+        ["rollout.backend=transformers", "weight_sync.backend=nccl"], "transformers takes shm"
+    ),
     "raw vLLM parallelism": (
         ["rollout.vllm.tensor_parallel_size=2"], "use rollout.engines and rollout.tensor_parallel"
     ),

@@ -13,11 +13,13 @@ from rewards.judge import Judge
 from rewards.sandbox.backend import make_sandbox
 from rewards.sandbox.base import Sandbox
 from rl.checkpoint import Checkpoint
+from rl.colocated import ColocatedLearner
 from rl.config import Config
 from rl.console import RunConsole, Stopwatch
 from rl.evaluate import Evaluator
 from rl.guard import Guard
 from rl.interrupt import Interrupt
+from rl.ipc_sync import IpcSender
 from rl.judging import check_judge, judge_endpoint
 from rl.learner_group import LearnerGroup, RankArguments
 from rl.metrics import Trackers
@@ -108,7 +110,7 @@ async def _start(
         scorer=scorer,
         judge=judge,
         engine=engine,
-        learner=learner,
+        learner=ColocatedLearner(learner, engine) if cfg.rollout.sleep else learner,
         weight_sync=PausedSync(
             cfg.weight_sync,
             sender,
@@ -186,7 +188,8 @@ def _sender(cfg: Config, engine: VllmEngine, buffer: str) -> Sender:
     """The transport of weights; it connects when it first sends."""
     if cfg.weight_sync.backend == "shm":
         return SharedMemorySender(buffer)
-    return NcclSender(engine.workers, cfg.rollout.tensor_parallel, cfg.rollout.request_timeout_s)
+    sender = IpcSender if cfg.weight_sync.backend == "ipc" else NcclSender
+    return sender(engine.workers, cfg.rollout.tensor_parallel, cfg.rollout.request_timeout_s)
 
 
 async def _stop_ray(buffer: str) -> None:

@@ -383,6 +383,15 @@ def _validate_devices(cfg: Config) -> None:
             "weight_sync.backend=nccl needs whole GPUs on both sides; set rollout.gpus_per_engine "
             "and learner.gpus_per_rank to 1, or use shm"
         )
+    gpu = rollout.gpus_per_engine * rollout.engines + learner.gpus_per_rank
+    shared = 0 < rollout.gpus_per_engine < 1 and 0 < learner.gpus_per_rank < 1 and gpu <= 1
+    asked = ["rollout.sleep=true"] if rollout.sleep else []
+    asked += ["weight_sync.backend=ipc"] if cfg.weight_sync.backend == "ipc" else []
+    if asked and not shared:
+        raise ConjointError(
+            f"{asked[0]} is for one GPU that engines and learner share; give both a fraction of "
+            "it, such as rollout.gpus_per_engine=0.4 and learner.gpus_per_rank=0.6"
+        )
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:

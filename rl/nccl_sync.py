@@ -27,13 +27,15 @@ class EngineClient:
         """Of the weights being sent."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Each engine starts at a rank of its own; vLLM adds the tensor-parallel rank."""
-        first = init_info["rank_offset"]
+        """With NCCL each engine starts at a rank of its own; vLLM adds the tensor-parallel rank."""
+        first = init_info.get("rank_offset")
+        ranks = [
+            {} if first is None else {"rank_offset": first + i * self._tensor_parallel}
+            for i in range(len(self._workers))
+        ]
         self._wait(
-            worker.init_transfer.remote(
-                {**init_info, "rank_offset": first + i * self._tensor_parallel}
-            )
-            for i, worker in enumerate(self._workers)
+            worker.init_transfer.remote({**init_info, **rank})
+            for worker, rank in zip(self._workers, ranks, strict=True)
         )
 
     def start_weight_update(self) -> None:
@@ -69,7 +71,7 @@ class DigestSource:
 
 
 @dataclass(slots=True)
-class _Link:
+class Link:
     """An open connection to the engines."""
 
     client: EngineClient
@@ -86,7 +88,7 @@ class NcclSender:
     tensor_parallel: int
     timeout_s: float
     """Deadline of one call to the engines."""
-    _link: _Link | None = field(default=None, init=False, compare=False, repr=False)
+    _link: Link | None = field(default=None, init=False, compare=False, repr=False)
 
     @property
     def world_size(self) -> int:
@@ -106,7 +108,7 @@ class NcclSender:
         link.trainer.send_weights()
         return Loaded(link.source.digest.hexdigest())
 
-    def _open(self, weights: Weights) -> _Link:
+    def _open(self, weights: Weights) -> Link:
         from vllm.distributed.weight_transfer.nccl_engine import (
             NCCLTrainerInitInfo,
             NCCLTrainerWeightTransferEngine,
@@ -120,4 +122,4 @@ class NcclSender:
             ray.util.get_node_ip_address(), free_port(), self.world_size, rank=0
         )
         trainer = NCCLTrainerWeightTransferEngine.trainer_init(info, client=client, source=source)
-        return _Link(client, source, trainer)
+        return Link(client, source, trainer)

@@ -1,6 +1,6 @@
 """Where engines and learner ranks run on a Ray cluster: one bundle of GPUs for each of them.
 
-With the backend shm all bundles lie on one machine, because weights travel through its memory.
+Except with NCCL all bundles lie on one machine, because weights travel through its memory.
 """
 
 import asyncio
@@ -46,11 +46,11 @@ async def place(
             f"this run needs {needs(rollout, learner)}, but Ray knows of {found:g}; lower "
             "rollout.engines or learner.ranks, or join a larger cluster (cluster.address)"
         )
-    group = placement_group(wanted, strategy="STRICT_PACK" if backend == "shm" else "PACK")
+    group = placement_group(wanted, strategy="PACK" if backend == "nccl" else "STRICT_PACK")
     try:
         await asyncio.wait_for(group.ready(), rollout.start_timeout_s)
     except TimeoutError:
-        where = " on one machine (weight_sync.backend=shm)" if backend == "shm" else ""
+        where = "" if backend == "nccl" else f" on one machine (weight_sync.backend={backend})"
         raise ConjointError(
             f"Ray did not give {needs(rollout, learner)}{where} within "
             f"{rollout.start_timeout_s:g} s; other jobs may hold them"

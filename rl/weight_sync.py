@@ -4,7 +4,8 @@ The order is the contract: the engines are paused (no request runs), the learner
 each engine verifies, loads and answers, and the probe compares log-probs where it is due; only then
 does the caller sample again. A checksum proves transport, not use; the probe proves use.
 
-Transports are senders: `SharedMemorySender` here, `NcclSender` in `rl/nccl_sync.py`.
+Transports are senders: `SharedMemorySender` here, `NcclSender` in `rl/nccl_sync.py`, `IpcSender` in
+`rl/ipc_sync.py`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class WeightSyncConfig:
     backend: str = "shm"
-    """shm: one machine, any device. nccl: GPUs, one or more machines."""
+    """shm: one machine, any device. nccl: GPUs, one or more machines. ipc: one shared GPU."""
     probe_every: int = 10
     """Compare log-probs of a probe prompt after the first sync and every Nth after it; 0: never."""
     probe_tokens: int = 64
@@ -32,8 +33,10 @@ class WeightSyncConfig:
     """Largest |engine - learner| log-prob of the probe. fp32 needs about 1e-5, bf16 about 0.1."""
 
     def validate(self) -> None:
-        if self.backend not in ("shm", "nccl"):
-            raise ConjointError(f"weight_sync.backend={self.backend!r} is unknown; use shm or nccl")
+        if self.backend not in ("shm", "nccl", "ipc"):
+            raise ConjointError(
+                f"weight_sync.backend={self.backend!r} is unknown; use shm, nccl or ipc"
+            )
 
 
 class WeightSync(Protocol):

@@ -5,6 +5,8 @@ Not cryptographic: it finds what a transfer breaks, not what an attacker forges.
 """
 
 import hashlib
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -39,3 +41,46 @@ class WeightDigest:
 
     def hexdigest(self) -> str:
         return f"{self._total:016x}"
+
+
+class Tap:
+    """Stands in for the model while weights arrive: digests them, then hands them on."""
+
+    def __init__(self, model: Any, digest: WeightDigest) -> None:
+        self._model = model
+        self._digest = digest
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> Any:
+        received = list(weights)
+        for name, tensor in received:
+            self._digest.add(name, tensor)
+        return self._model.load_weights(received)
+
+
+class Digesting:
+    """Mixed into a weight transfer engine of vLLM's: digests what arrives, in one part or several,
+    and answers only when it was loaded to the end. The update info carries the version."""
+
+    model: Any
+    receipt: dict[str, Any] | None = None
+    """Version and digest of the weights last loaded to the end."""
+    _version: int | None = None
+    _digest: WeightDigest
+
+    def start_weight_update(self) -> None:
+        self.receipt, self._version, self._digest = None, None, WeightDigest()
+        super().start_weight_update()  # pyright: ignore[reportAttributeAccessIssue]
+
+    def receive_weights(self, update_info: Any) -> None:
+        model = self.model
+        self.model = Tap(model, self._digest)
+        try:
+            super().receive_weights(update_info)  # pyright: ignore[reportAttributeAccessIssue]
+        finally:
+            self.model = model
+        self._version = update_info.version
+
+    def finish_weight_update(self) -> None:
+        assert self._version is not None, "finish_weight_update without update_weights"
+        super().finish_weight_update()  # pyright: ignore[reportAttributeAccessIssue]
+        self.receipt = {"version": self._version, "checksum": self._digest.hexdigest()}

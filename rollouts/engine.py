@@ -67,6 +67,8 @@ class RolloutConfig:
     tensor_parallel: int = 1
     gpus_per_engine: float = 0.0
     """0 samples on CPU; else equal to `tensor_parallel`, or a fraction to share one GPU."""
+    sleep: bool = False
+    """Free the engine's part of a GPU that it shares with the learner while that one steps."""
     dtype: str = "float32"
     threads: int = 2
     """CPU threads of one engine; CPU engines only."""
@@ -159,7 +161,7 @@ class RolloutConfig:
                 f"rollout.backend={self.backend!r} is unknown; use vllm or transformers"
             )
         default = RolloutConfig()
-        for key in ("vllm", "tensor_parallel", "kv_cache_gb", "block_size"):
+        for key in ("vllm", "tensor_parallel", "kv_cache_gb", "block_size", "sleep"):
             if self.backend != "vllm" and getattr(self, key) != getattr(default, key):
                 raise ConjointError(
                     f"rollout.{key}={getattr(self, key)} has no effect with "

@@ -1,7 +1,8 @@
 """The shared-memory backend of vLLM's weight transfer protocol, and what a worker adds to answer.
 
 vLLM imports this module in its worker process, because `worker_extension_cls` names
-`WorkerExtension`; the import registers our backends: "shm", which is here, and "conjoint_nccl".
+`WorkerExtension`; the import registers our backends: "shm", which is here, "conjoint_nccl" and
+"conjoint_ipc".
 Loading is vLLM's layerwise reload.
 """
 
@@ -89,4 +90,7 @@ class WorkerExtension:
 WeightTransferEngineFactory.register_engine("shm", ShmTransferEngine)
 WeightTransferEngineFactory.register_engine(
     "conjoint_nccl", "rollouts.nccl_transfer", "DigestNcclEngine"
+)
+WeightTransferEngineFactory.register_engine(
+    "conjoint_ipc", "rollouts.ipc_transfer", "DigestIpcEngine"
 )

@@ -75,7 +75,9 @@ class VllmEngine:
                 .options(
                     num_cpus=0,
                     num_gpus=cfg.gpus_per_engine,
-                    runtime_env={"env_vars": engine_environment(cfg) | mark_environment(mark)},
+                    runtime_env={
+                        "env_vars": engine_environment(cfg, backend) | mark_environment(mark)
+                    },
                     max_concurrency=4096,
                     scheduling_strategy=(
                         PlacementGroupSchedulingStrategy(placement, first_bundle + slot)
@@ -200,6 +202,12 @@ class VllmEngine:
         self._flowing.clear()
         await self._set.hold()
         await self._set.all("pause", drain, stage="pause")
+
+    async def sleep(self) -> None:
+        """Paused, and out of the GPU's memory until it is given new weights and resumed."""
+        await self.pause()
+        self._confirmed = -1
+        await self._set.all("sleep", stage="sleep")
 
     async def abort(self) -> None:
         self._set.check()

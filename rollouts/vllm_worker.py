@@ -9,7 +9,7 @@ from rollouts.admission import Load
 from rollouts.engine import RolloutConfig
 from rollouts.load_meter import LoadMeter
 
-_BACKENDS = {"shm": "shm", "nccl": "conjoint_nccl"}
+_BACKENDS = {"shm": "shm", "nccl": "conjoint_nccl", "ipc": "conjoint_ipc"}
 """weight_sync.backend -> the name under which vLLM knows the receiving side."""
 
 
@@ -38,9 +38,12 @@ class Sampled:
     """Of the worker since its last answer, so that nobody has to ask for it."""
 
 
-def engine_environment(cfg: RolloutConfig) -> dict[str, str]:
+def engine_environment(cfg: RolloutConfig, backend: str) -> dict[str, str]:
     """Environment of the actor's process, which vLLM's own processes inherit."""
     environment = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+    if backend == "ipc":
+        # Handles of GPU memory travel by pickle, between the processes of this engine only.
+        environment["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     if not cfg.gpus_per_engine:
         environment |= {
             "OMP_NUM_THREADS": str(cfg.threads),
@@ -68,6 +71,7 @@ def engine_args(model: str, cfg: RolloutConfig, seed: int) -> dict[str, Any]:
         "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,  # vLLM's own; the worker adds a logger for itself
         "enforce_eager": not on_gpu,
+        "enable_sleep_mode": cfg.sleep,
         "worker_extension_cls": "rollouts.shm_transfer.WorkerExtension",
     }
     if cfg.tensor_parallel > 1:
@@ -103,6 +107,7 @@ class VllmWorker:
         self._count = 0
         self._running: set[str] = set()
         self._meter = LoadMeter()
+        self._asleep = False
         args = AsyncEngineArgs(
             **engine_args(model, cfg, seed),
             weight_transfer_config=WeightTransferConfig(backend=_BACKENDS[backend]),
@@ -178,7 +183,16 @@ class VllmWorker:
             for token, step in zip(tokens[1:], output.prompt_logprobs[1:], strict=True)
         ]
 
+    async def sleep(self) -> None:
+        """Give back the GPU's memory: weights and KV cache are dropped, not kept on the host, for
+        new weights come before the next request. Loading them wakes their memory, `resume` the
+        cache's."""
+        await self._llm.sleep(level=2)
+        self._asleep = True
+
     async def pause(self, drain: bool) -> None:
+        if self._asleep:
+            return
         # clear_cache drops KV of old weights, that of frozen requests too, and makes prefix hits
         # start anew each step, so that a resumed run sees the same hits as an uninterrupted one.
         await self._llm.pause_generation(mode="wait" if drain else "keep", clear_cache=True)
@@ -190,6 +204,9 @@ class VllmWorker:
         self._meter.emptied()
 
     async def resume(self) -> None:
+        if self._asleep:
+            await self._llm.wake_up(["kv_cache"])
+            self._asleep = False
         await self._llm.resume_generation()
 
     async def load_weights(self, update_info: dict[str, Any] | None, version: int) -> list[Any]:
@@ -202,6 +219,8 @@ class VllmWorker:
         return await self._llm.collective_rpc("weight_receipt")
 
     async def start_weight_update(self) -> None:
+        if self._asleep:
+            await self._llm.wake_up(["weights"])
         await self._llm.start_weight_update()
 
     async def update_weights(self, update_info: dict[str, Any]) -> None:

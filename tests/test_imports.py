@@ -35,7 +35,6 @@ HEAVY: dict[str, set[str]] = {
         "rl/weight_sync.py",
         "rollouts/decoding.py",
         "rollouts/digest.py",
-        "rollouts/nccl_transfer.py",
         "rollouts/transformers_worker.py",
         "rollouts/weights.py",
     },
@@ -55,7 +54,9 @@ HEAVY: dict[str, set[str]] = {
     "tokenizers": {"rl/nano.py"},
     "huggingface_hub": {"rl/models.py"},
     "vllm": {
+        "rl/ipc_sync.py",
         "rl/nccl_sync.py",
+        "rollouts/ipc_transfer.py",
         "rollouts/nccl_transfer.py",
         "rollouts/shm_transfer.py",
         "rollouts/vllm_worker.py",

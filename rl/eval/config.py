@@ -34,7 +34,7 @@ class SampleConfig:
     """A checkpoint's or a run's folder, a folder that from_pretrained opens, nano, smollm2-135m, a
     hub id; with `endpoint` the name by which the server knows the model."""
     endpoint: str = ""
-    """Address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1; "" starts engines."""
+    """Address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1; "": engines of our own."""
     api_key_env: str = ""
     """Environment variable that holds the endpoint's key, if it wants one."""
     k: int = 1
@@ -91,6 +91,9 @@ class SampleConfig:
             raise ConjointError(f"max_model_len={self.max_model_len} must be at least 2")
         if self.sampled_at < 0:
             raise ConjointError(f"temperature={self.temperature} must be 0 or more")
+        self.rollout.validate()
+        if self.rollout.sleep:
+            raise ConjointError("rollout.sleep has no effect here; there is no learner")
         if self.k > 1 and self.sampled_at == 0:
             raise ConjointError(
                 f"k={self.k} answers at temperature=0 are {self.k} times the same; raise one or "

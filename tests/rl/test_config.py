@@ -6,6 +6,7 @@ from rl.config import load_config
 from rl.types import ConjointError
 
 GPUS = ["rollout=gpu", "learner=gpu"]
+SHARED = [*GPUS, "rollout.gpus_per_engine=0.4", "learner.gpus_per_rank=0.6"]
 
 
 def refusal(*overrides: str) -> str:
@@ -177,7 +178,7 @@ CONTRADICTIONS = {
         [*GPUS, "weight_sync.backend=nccl", "rollout.gpus_per_engine=0.5"],
         "needs whole GPUs on both sides",
     ),
-    "unknown transport": (["weight_sync.backend=rdma"], "use shm or nccl"),
+    "unknown transport": (["weight_sync.backend=rdma"], "use shm, nccl or ipc"),
     "unknown engine": (["rollout.backend=sglang"], "use vllm or transformers"),
     "vLLM's keys without vLLM": (
         ["rollout.backend=transformers", "rollout.vllm.seed=1"],
@@ -191,6 +192,22 @@ CONTRADICTIONS = {
     ),
     "NCCL without vLLM": (
         ["rollout.backend=transformers", "weight_sync.backend=nccl"], "transformers takes shm"
+    ),
+    "sleep without a GPU": (["rollout.sleep=true"], "rollout.sleep=true is for one GPU that"),
+    "sleep on a GPU of its own": ([*GPUS, "rollout.sleep=true"], "such as rollout.gpus_per_engine"),
+    "sleep with NCCL": (
+        [*SHARED, "rollout.sleep=true", "weight_sync.backend=nccl"], "needs whole GPUs on both"
+    ),
+    "sleep of a plain engine": (
+        [*SHARED, "rollout.sleep=true", "rollout.backend=transformers", "rollout.block_size=32"],
+        "rollout.sleep=True has no effect with rollout.backend=transformers",
+    ),
+    "IPC on CPU": (["weight_sync.backend=ipc"], "weight_sync.backend=ipc is for one GPU that"),
+    "IPC over two GPUs": (
+        [*SHARED, "weight_sync.backend=ipc", "rollout.engines=2"], "is for one GPU that"
+    ),
+    "IPC without vLLM": (
+        ["weight_sync.backend=ipc", "rollout.backend=transformers"], "transformers takes shm"
     ),
     "raw vLLM parallelism": (
         ["rollout.vllm.tensor_parallel_size=2"], "use rollout.engines and rollout.tensor_parallel"
@@ -223,7 +240,9 @@ def test_what_lies_just_inside_each_limit_is_accepted():
     load_config(["rollout.groups_per_step=9", "learner.updates_per_batch=3"])
     load_config([*GPUS, "weight_sync.backend=nccl"])
     load_config([*GPUS, "rollout.tensor_parallel=2", "rollout.gpus_per_engine=2"])
-    load_config([*GPUS, "rollout.gpus_per_engine=0.4", "learner.gpus_per_rank=0.6"])
+    load_config([*SHARED, "rollout.sleep=true", "weight_sync.backend=ipc"])
+    load_config([*SHARED, "rollout.sleep=true"])
+    load_config(["rollout.backend=transformers", "rollout.engines=2"])
     load_config(["ptx.weight=0", "ptx.max_tokens=5000", 'ptx.source=""'])
     load_config(["rollout.top_p.math=0.5", "mismatch.correction=band"])
     load_config(["rollout.top_p.math=1", "mismatch.correction=none"])

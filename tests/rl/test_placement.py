@@ -54,7 +54,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch, gpus: float, *, granted: bool) -> l
     return asked
 
 
-@pytest.mark.parametrize(("backend", "strategy"), [("shm", "STRICT_PACK"), ("nccl", "PACK")])
+@pytest.mark.parametrize(
+    ("backend", "strategy"), [("shm", "STRICT_PACK"), ("ipc", "STRICT_PACK"), ("nccl", "PACK")]
+)
 async def test_shared_memory_keeps_all_bundles_on_one_machine(monkeypatch, backend, strategy):
     asked = cluster(monkeypatch, 2, granted=True)
     rollout, learner = RolloutConfig(gpus_per_engine=1), LearnerConfig(gpus_per_rank=1)

@@ -1,6 +1,7 @@
 """Weight sync: the order of calls, what an engine must answer, and the parts of the NCCL transport
 that need no GPU. Shared memory between real processes is in tests/e2e/test_weight_sync.py."""
 
+import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,11 +9,15 @@ import pytest
 import torch
 
 from rl import nccl_sync
+from rl.ipc_sync import IpcSender
 from rl.learner_rank import NamedWeights
 from rl.nccl_sync import DigestSource, EngineClient, NcclSender
 from rl.types import StopRun
 from rl.weight_sync import PausedSync, SharedMemorySender, WeightMeta, WeightSyncConfig
 from rollouts.digest import WeightDigest
+from rollouts.engine import RolloutConfig
+from rollouts.vllm_engine import VllmEngine
+from rollouts.vllm_worker import engine_environment
 from rollouts.weights import Loaded, Manifest, SharedBuffer
 from tests.rollouts.fake_workers import Fakes
 
@@ -286,7 +291,7 @@ def test_sender_connects_once_and_answers_the_digest_of_each_version(monkeypatch
         client = EngineClient(self.workers, self.tensor_parallel, self.timeout_s)
         source = DigestSource(weights)
         opened.append(self.world_size)
-        return nccl_sync._Link(client, source, FakeTrainer(client, source))
+        return nccl_sync.Link(client, source, FakeTrainer(client, source))
 
     monkeypatch.setattr(NcclSender, "_open", open_link)
     sender = NcclSender([FakeWorker(log, 0), FakeWorker(log, 1)], 4, 9.0)
@@ -331,10 +336,25 @@ def test_our_calls_fit_the_trainer_protocol_of_the_installed_vllm():
     assert source.digest.hexdigest() == digest(tensors())
 
 
-def test_receiving_engine_answers_the_digest_of_what_arrived_and_restores_its_model(monkeypatch):
-    engine = pytest.importorskip("vllm.distributed.weight_transfer.nccl_engine")
-    from rollouts.nccl_transfer import DigestNcclEngine, DigestUpdateInfo
+GPU_ENGINES = [
+    ("nccl_engine", "NCCLWeightTransferEngine", "nccl_transfer", "DigestNcclEngine", {}),
+    (
+        "ipc_engine",
+        "IPCWeightTransferEngine",
+        "ipc_transfer",
+        "DigestIpcEngine",
+        {"ipc_handles": [{}]},
+    ),
+]
 
+
+@pytest.mark.parametrize(("module", "base", "ours", "name", "more"), GPU_ENGINES)
+def test_receiving_engine_answers_the_digest_of_what_arrived_and_restores_its_model(
+    monkeypatch, module: str, base: str, ours: str, name: str, more: dict[str, Any]
+):
+    """All tensors in one call as NCCL sends them, then one a call as packed IPC does."""
+    theirs = getattr(pytest.importorskip(f"vllm.distributed.weight_transfer.{module}"), base)
+    receiving = getattr(importlib.import_module(f"rollouts.{ours}"), name)
     loaded: dict[str, torch.Tensor] = {}
 
     class Model:
@@ -342,27 +362,71 @@ def test_receiving_engine_answers_the_digest_of_what_arrived_and_restores_its_mo
             loaded.update(weights)
 
     def receive(self: Any, info: Any) -> None:
-        for name, tensor in arriving.items():
-            self.model.load_weights(iter([(name, tensor)]))
+        for each in info.names:
+            self.model.load_weights(iter([(each, arriving[each])]))
 
-    base = engine.NCCLWeightTransferEngine
-    monkeypatch.setattr(base, "start_weight_update", lambda self: None)
-    monkeypatch.setattr(base, "finish_weight_update", lambda self: None)
-    monkeypatch.setattr(base, "receive_weights", receive)
-    receiver = object.__new__(DigestNcclEngine)
-    receiver.model = model = Model()  # type: ignore[assignment]
+    monkeypatch.setattr(theirs, "start_weight_update", lambda self: None)
+    monkeypatch.setattr(theirs, "finish_weight_update", lambda self: None)
+    monkeypatch.setattr(theirs, "receive_weights", receive)
+    receiver = object.__new__(receiving)
+    receiver.model = model = Model()
     arriving = tensors()
-    for version in (1, 2):
+    for version, parts in enumerate(([["a", "b", "c"]], [["a"], ["b"], ["c"]]), start=1):
         receiver.start_weight_update()
-        assert receiver.receipt is None
-        info = receiver.parse_update_info(
-            {"names": ["a"], "dtype_names": ["float32"], "shapes": [[1]], "version": version}
-        )
-        assert isinstance(info, DigestUpdateInfo)
-        receiver.receive_weights(info)
-        assert receiver.receipt is None, "confirmed before the load was finished"
+        for names in parts:
+            assert receiver.receipt is None, "confirmed before the load was finished"
+            fields = {"dtype_names": ["x"] * len(names), "shapes": [[1]] * len(names)}
+            handles = {key: value * len(names) for key, value in more.items()}
+            info = {"names": names, **fields, **handles, "version": version}
+            receiver.receive_weights(receiver.parse_update_info(info))
         receiver.finish_weight_update()
         assert receiver.receipt == {"version": version, "checksum": digest(arriving)}
         assert receiver.model is model
         arriving = {**arriving, "a": torch.ones(4, 3)}
     assert loaded.keys() == arriving.keys()
+    receiver.start_weight_update()
+    with pytest.raises(AssertionError, match="without update_weights"):
+        receiver.finish_weight_update()
+
+
+# -- CUDA IPC without a GPU -------------------------------------------------------------------
+
+
+def test_ipc_goes_through_the_trainer_class_of_the_installed_vllm(monkeypatch):
+    """Only the export of GPU memory is replaced: by one part for each tensor."""
+    engine = pytest.importorskip("vllm.distributed.weight_transfer.ipc_engine")
+    log = Log()
+    monkeypatch.setattr(nccl_sync.ray, "get", lambda calls, timeout: calls)
+    trainer = engine.IPCTrainerWeightTransferEngine
+
+    def export(self: Any, source: Any) -> None:
+        for name, tensor in source:
+            self._do_send([name], ["float32"], [list(tensor.shape)], {"gpu": ()}, [4])
+
+    def made(self: Any, *, client: Any, source: Any, is_sender: bool, packed: bool, **sizes: Any):
+        self.client, self.source, self.is_sender, self.packed = client, source, is_sender, packed
+
+    monkeypatch.setattr(trainer, "__init__", made)
+    monkeypatch.setattr(trainer, "_send_packed", export)
+    monkeypatch.setattr(trainer, "_post_send_sync", staticmethod(lambda: None))
+    sender = IpcSender([FakeWorker(log, 0), FakeWorker(log, 1)], 1, 9.0)
+    for version in (1, 2):
+        assert sender.send(Named(tensors()), version) == Loaded(digest(tensors()))
+    calls = [(worker, name) for worker, name, *_ in log.calls]
+    once = ["start_weight_update", *["update_weights"] * 3, "finish_weight_update"]
+    names = ["init_transfer", *once, *once]
+    assert calls == [(worker, name) for name in names for worker in (0, 1)]
+    assert log.calls[0][2] == {"packed": True}, "each engine is told how the parts are packed"
+    updates = [call[2] for call in log.calls if call[1] == "update_weights"]
+    assert [u["version"] for u in updates] == [1] * 6 + [2] * 6
+    receiving = importlib.import_module("rollouts.ipc_transfer").DigestIpcUpdateInfo
+    assert receiving(**updates[0]).names == ["a"]
+
+
+def test_only_ipc_lets_engines_unpickle():
+    key = "VLLM_ALLOW_INSECURE_SERIALIZATION"
+    assert [key in engine_environment(RolloutConfig(), b) for b in ("shm", "nccl", "ipc")] == [
+        False,
+        False,
+        True,
+    ]

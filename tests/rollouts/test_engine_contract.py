@@ -16,7 +16,7 @@ from rollouts.transformers_worker import TransformersWorker
 from rollouts.vllm_engine import VllmEngine
 from rollouts.vllm_worker import SampleRequest, VllmWorker
 from rollouts.weights import Loaded
-from tests.engine_contract import CHECKS, Check, Rig
+from tests.engine_contract import CHECKS, Rig
 from tests.fakes import FakeEngine, tiny_llama
 
 
@@ -47,9 +47,7 @@ def worker(folder: Path, **keys: Any) -> TransformersWorker:
 
 
 @pytest.fixture(params=["fake", "transformers"])
-async def rig(
-    request: pytest.FixtureRequest, folder: Path, tmp_path: Path
-) -> AsyncIterator[Rig]:
+async def rig(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> AsyncIterator[Rig]:
     if request.param == "fake":
         engine = FakeEngine(lambda text, seed: "x" * 300, loaded=False, seconds_a_token=0.001)
         yield Rig(engine, lambda version: Loaded(f"of {version}"), room=200)

@@ -1,0 +1,94 @@
+"""Learner and engine on one GPU: who is awake when. vLLM and the learner are stand-ins."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from rl.colocated import ColocatedLearner
+from rl.types import StopRun
+from rl.weight_sync import PausedSync, WeightSyncConfig
+from rollouts.engine import RolloutConfig
+from rollouts.vllm_engine import VllmEngine
+from rollouts.vllm_worker import VllmWorker, engine_args
+from rollouts.weights import Manifest
+from tests.rollouts.test_engine_contract import InProcess
+
+SENT = Manifest("/dev/shm/none", 0, "x", 0, ())
+
+
+class Llm:
+    """Writes down what vLLM is asked for."""
+
+    def __init__(self, log: list[str]) -> None:
+        self._log = log
+
+    def __getattr__(self, name: str) -> Any:
+        async def call(*args: Any, **keys: Any) -> Any:
+            told = [a for a in (*args, *keys.values()) if isinstance(a, str | int | list)]
+            self._log.append(" ".join(map(str, [name, *told])))
+            return [{"version": 1, "checksum": "x"}] if name == "collective_rpc" else None
+
+        return call
+
+
+class StepLearner:
+    def __init__(self, log: list[str]) -> None:
+        self._log = log
+
+    async def step(self, batch: Any, version: int) -> dict[str, float]:
+        self._log.append(f"learner steps from {version}")
+        return {"loss": 1.0}
+
+    async def send_weights(self, sender: Any, version: int) -> Manifest:
+        self._log.append("learner sends")
+        return SENT
+
+
+def parts(log: list[str]) -> tuple[ColocatedLearner, VllmEngine]:
+    worker = object.__new__(VllmWorker)
+    worker._llm, worker._asleep = Llm(log), False  # type: ignore[assignment]
+    engine = VllmEngine([InProcess(worker)], RolloutConfig())
+    engine.use_loaded_weights()
+    return ColocatedLearner(StepLearner(log), engine), engine  # type: ignore[arg-type]
+
+
+async def test_the_engine_sleeps_while_the_learner_steps_and_wakes_in_two_parts(monkeypatch):
+    pytest.importorskip("vllm.distributed.weight_transfer.base")
+    log: list[str] = []
+    learner, engine = parts(log)
+    assert await learner.step(None, 0) == {"loss": 1.0}  # type: ignore[arg-type]
+    assert log == ["pause_generation wait True", "sleep 2", "learner steps from 0"]
+    log.clear()
+    sync = PausedSync(WeightSyncConfig(probe_every=0), None, 9, 0)  # type: ignore[arg-type]
+    await sync(learner, engine, 1)
+    assert log == [
+        "learner sends",
+        "wake_up ['weights']",
+        "start_weight_update",
+        "update_weights",
+        "finish_weight_update 1",
+        "collective_rpc weight_receipt",
+        "wake_up ['kv_cache']",
+        "resume_generation",
+    ]
+    log.clear()
+    await sync(learner, engine, 1)  # one that was not asleep, as before the first step
+    assert "pause_generation wait True" in log and not any("wake_up" in call for call in log)
+
+
+async def test_an_engine_that_sleeps_answers_nothing():
+    log: list[str] = []
+    learner, engine = parts(log)
+    await learner.step(None, 0)  # type: ignore[arg-type]
+    waiting = asyncio.ensure_future(engine([5], max_tokens=1, temperature=1.0, seed=0))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    await engine.resume()  # without new weights
+    with pytest.raises(StopRun, match="must not sample"):
+        await waiting
+
+
+def test_sleep_mode_is_asked_for_only_where_it_is_used():
+    for sleep in (False, True):
+        assert engine_args("m", RolloutConfig(sleep=sleep), 0)["enable_sleep_mode"] is sleep

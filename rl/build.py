@@ -187,11 +187,12 @@ async def _start_engines(
 def _sender(cfg: Config, engine: VllmEngine, buffer: str) -> Sender:
     """The transport of weights; it connects when it first sends."""
     if cfg.weight_sync.backend == "shm":
-        return SharedMemorySender(buffer)
+        return SharedMemorySender(buffer, cfg.rollout.dtype if cfg.weight_sync.delta else None)
     sender = IpcSender if cfg.weight_sync.backend == "ipc" else NcclSender
     return sender(engine.workers, cfg.rollout.tensor_parallel, cfg.rollout.request_timeout_s)
 
 
 async def _stop_ray(buffer: str) -> None:
     await asyncio.to_thread(ray.shutdown)
-    Path(buffer).unlink(missing_ok=True)
+    for path in (buffer, f"{buffer}.delta"):
+        Path(path).unlink(missing_ok=True)

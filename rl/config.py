@@ -375,6 +375,11 @@ def _validate_devices(cfg: Config) -> None:
             f"weight_sync.backend={cfg.weight_sync.backend} is vLLM's; "
             f"rollout.backend={rollout.backend} takes shm"
         )
+    if cfg.weight_sync.delta and rollout.dtype not in ("float32", "bfloat16", "float16"):
+        raise ConjointError(
+            f"weight_sync.delta needs the engines' type by its name; rollout.dtype={rollout.dtype} "
+            "must be float32, bfloat16 or float16"
+        )
     deepspeed_config(learner, cfg.optim)  # refuses raw keys that contradict typed ones
     if cfg.weight_sync.backend == "nccl" and (
         rollout.gpus_per_engine < 1 or learner.gpus_per_rank < 1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from rl.types import ConjointError, StopRun, derive_seed
 from rollouts.engine import RolloutEngine
-from rollouts.weights import ALIGNMENT, Manifest, Sent, SharedBuffer, TensorSpec
+from rollouts.weights import ALIGNMENT, Delta, Manifest, Sent, SharedBuffer, TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 class WeightSyncConfig:
     backend: str = "shm"
     """shm: one machine, any device. nccl: GPUs, one or more machines. ipc: one shared GPU."""
+    delta: bool = False
+    """Send what changed since the last sync, in the engines' dtype; for slow links, see
+    docs/clusters.md. shm only."""
     probe_every: int = 10
     """Compare log-probs of a probe prompt after the first sync and every Nth after it; 0: never."""
     probe_tokens: int = 64
@@ -36,6 +39,10 @@ class WeightSyncConfig:
         if self.backend not in ("shm", "nccl", "ipc"):
             raise ConjointError(
                 f"weight_sync.backend={self.backend!r} is unknown; use shm, nccl or ipc"
+            )
+        if self.delta and self.backend != "shm":
+            raise ConjointError(
+                f"weight_sync.delta has no effect with weight_sync.backend={self.backend}; use shm"
             )
 
 
@@ -71,16 +78,22 @@ class Sender(Protocol):
 
 @dataclass(slots=True)
 class SharedMemorySender:
-    """Writes named tensors into one warm shared buffer."""
+    """Writes named tensors into one warm shared buffer; with `delta`, what changed into a file."""
 
     path: str
+    delta: str | None = None
+    """torch dtype of the engines, which the weights are cast to before they are compared; None
+    sends them as they are, and no delta."""
     _buffer: SharedBuffer | None = field(default=None, init=False, compare=False, repr=False)
+    _version: int | None = field(default=None, init=False, compare=False, repr=False)
+    """Of what lies in the buffer."""
 
     def send(self, weights: Iterable[tuple[str, "torch.Tensor"]], version: int) -> Manifest:
         """Returns the manifest of what now lies in the buffer."""
         import torch
 
-        tensors = [(name, tensor.detach()) for name, tensor in weights]
+        cast = getattr(torch, self.delta) if self.delta else None
+        tensors = [(name, tensor.detach().to(cast)) for name, tensor in weights]
         specs, end = [], 0
         for name, tensor in tensors:
             nbytes = tensor.numel() * tensor.element_size()
@@ -89,12 +102,32 @@ class SharedMemorySender:
             end = -(-(end + nbytes) // ALIGNMENT) * ALIGNMENT
         if self._buffer is None:
             self._buffer = SharedBuffer(self.path, end, create=True)
+        delta = self._write_delta(specs, tensors) if self.delta else None
+        self._version = None  # until the buffer is whole again
         for spec, (_, tensor) in zip(specs, tensors, strict=True):
             target = torch.frombuffer(
                 self._buffer.view, dtype=tensor.dtype, count=tensor.numel(), offset=spec.offset
             )
             target.view(tensor.shape).copy_(tensor)
-        return Manifest(self.path, version, self._buffer.checksum(end), end, tuple(specs))
+        self._version = version
+        return Manifest(self.path, version, self._buffer.checksum(end), end, tuple(specs), delta)
+
+    def _write_delta(
+        self, specs: list[TensorSpec], tensors: "list[tuple[str, torch.Tensor]]"
+    ) -> Delta:
+        """Write what differs from the buffer, which holds the version sent last."""
+        import torch
+
+        from rollouts.delta import changes, units
+
+        path, nbytes = f"{self.path}.delta", 0
+        if self._buffer is None or self._version is None:
+            return Delta(path, None, 0)
+        with open(path, "wb") as file:
+            for spec, (_, tensor) in zip(specs, tensors, strict=True):
+                fresh = tensor.contiguous().view(-1).view(torch.uint16).cpu().numpy()
+                nbytes += file.write(changes(units(self._buffer.view, spec), fresh))
+        return Delta(path, self._version, nbytes)
 
 
 class PausedSync:

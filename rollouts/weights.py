@@ -54,13 +54,15 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What lies in the buffer. `checksum` is of the bytes [0, nbytes)."""
+    """What lies in the buffer: the weights, whole. `checksum` is of the bytes [0, nbytes)."""
 
     path: str
     version: int
     checksum: str
     nbytes: int
     tensors: tuple[TensorSpec, ...]
+    delta: "Delta | None" = None
+    """Another way to the same bytes, from a copy of earlier ones."""
 
     def update_info(self) -> dict[str, Any]:
         return {"manifest": asdict(self)}
@@ -68,7 +70,18 @@ class Manifest:
     @staticmethod
     def from_dict(data: dict[str, Any]) -> "Manifest":
         tensors = tuple(TensorSpec(**{**t, "shape": tuple(t["shape"])}) for t in data["tensors"])
-        return Manifest(**{**data, "tensors": tensors})
+        delta = data["delta"] and Delta(**data["delta"])
+        return Manifest(**{**data, "tensors": tensors, "delta": delta})
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A file of changes, see `rollouts/delta.py`."""
+
+    path: str
+    base: int | None
+    """The version that the changes are against; None: there is no file yet."""
+    nbytes: int
 
 
 class SharedBuffer:
@@ -87,7 +100,11 @@ class SharedBuffer:
         self.nbytes = nbytes
 
     def checksum(self, nbytes: int) -> str:
-        return hashlib.blake2b(memoryview(self.view)[:nbytes], digest_size=16).hexdigest()
+        return checksum(self.view, nbytes)
+
+
+def checksum(held: "mmap.mmap | bytearray", nbytes: int) -> str:
+    return hashlib.blake2b(memoryview(held)[:nbytes], digest_size=16).hexdigest()
 
 
 class Receiver:
@@ -95,26 +112,44 @@ class Receiver:
 
     def __init__(self) -> None:
         self._buffer: SharedBuffer | None = None
+        self._copy = bytearray()
+        """Of the weights, for the next delta."""
+        self._version: int | None = None
+        """Of that copy; None: there is none to build on."""
 
     def receive(self, manifest: Manifest) -> list[tuple[str, "torch.Tensor"]]:
-        """Named views of the buffer. Raises RuntimeError if the bytes are not those sent."""
+        """Named views of the weights. Raises RuntimeError if the bytes are not those sent."""
         if self._buffer is None or self._buffer.path != manifest.path:
             self._buffer = SharedBuffer(manifest.path, manifest.nbytes, create=False)
-        received = self._buffer.checksum(manifest.nbytes)
+        held = self._updated(manifest, self._buffer) if manifest.delta else self._buffer.view
+        received = checksum(held, manifest.nbytes)
         if received != manifest.checksum:
             raise RuntimeError(
                 f"weights of version {manifest.version} arrived damaged: checksum {received}, "
                 f"sent {manifest.checksum}"
             )
-        return [(spec.name, _view(self._buffer, spec)) for spec in manifest.tensors]
+        self._version = manifest.version if manifest.delta else None
+        return [(spec.name, _tensor(held, spec)) for spec in manifest.tensors]
+
+    def _updated(self, manifest: Manifest, buffer: SharedBuffer) -> bytearray:
+        """Our copy with the changes applied, or made anew where they are against another one."""
+        assert manifest.delta is not None
+        base, self._version = self._version, None
+        if base is None or base != manifest.delta.base:
+            self._copy[:] = memoryview(buffer.view)[: manifest.nbytes]
+            return self._copy
+        from rollouts.delta import apply
+
+        apply(Path(manifest.delta.path).read_bytes(), self._copy, manifest.tensors)
+        return self._copy
 
 
-def _view(buffer: SharedBuffer, spec: TensorSpec) -> "torch.Tensor":
+def _tensor(held: "mmap.mmap | bytearray", spec: TensorSpec) -> "torch.Tensor":
     import torch
 
     dtype = getattr(torch, spec.dtype)
     count = spec.nbytes // dtype.itemsize
-    flat = torch.frombuffer(buffer.view, dtype=dtype, count=count, offset=spec.offset)
+    flat = torch.frombuffer(held, dtype=dtype, count=count, offset=spec.offset)
     return flat.view(spec.shape)
 
 

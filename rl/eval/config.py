@@ -34,7 +34,8 @@ class SampleConfig:
     """A checkpoint's or a run's folder, a folder that from_pretrained opens, nano, smollm2-135m, a
     hub id; with `endpoint` the name by which the server knows the model."""
     endpoint: str = ""
-    """Address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1; "": engines of our own."""
+    """Address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1; "" starts engines
+    as `rollout` says."""
     api_key_env: str = ""
     """Environment variable that holds the endpoint's key, if it wants one."""
     k: int = 1

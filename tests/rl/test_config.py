@@ -202,6 +202,13 @@ CONTRADICTIONS = {
         [*SHARED, "rollout.sleep=true", "rollout.backend=transformers", "rollout.block_size=32"],
         "rollout.sleep=True has no effect with rollout.backend=transformers",
     ),
+    "a delta by NCCL": (
+        [*GPUS, "weight_sync.backend=nccl", "weight_sync.delta=true"],
+        "weight_sync.delta has no effect with weight_sync.backend=nccl",
+    ),
+    "a delta of an unnamed type": (
+        ["weight_sync.delta=true", "rollout.dtype=auto"], "rollout.dtype=auto must be float32"
+    ),
     "IPC on CPU": (["weight_sync.backend=ipc"], "weight_sync.backend=ipc is for one GPU that"),
     "IPC over two GPUs": (
         [*SHARED, "weight_sync.backend=ipc", "rollout.engines=2"], "is for one GPU that"
@@ -241,7 +248,7 @@ def test_what_lies_just_inside_each_limit_is_accepted():
     load_config([*GPUS, "weight_sync.backend=nccl"])
     load_config([*GPUS, "rollout.tensor_parallel=2", "rollout.gpus_per_engine=2"])
     load_config([*SHARED, "rollout.sleep=true", "weight_sync.backend=ipc"])
-    load_config([*SHARED, "rollout.sleep=true"])
+    load_config([*SHARED, "rollout.sleep=true", "weight_sync.delta=true"])
     load_config(["rollout.backend=transformers", "rollout.engines=2"])
     load_config(["ptx.weight=0", "ptx.max_tokens=5000", 'ptx.source=""'])
     load_config(["rollout.top_p.math=0.5", "mismatch.correction=band"])

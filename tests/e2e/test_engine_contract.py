@@ -1,0 +1,54 @@
+"""The contract of `tests/engine_contract.py` on real workers: vLLM, and the plain engine in Ray."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import torch
+
+from rl.weight_sync import SharedMemorySender
+from rollouts.engine import RolloutConfig
+from rollouts.vllm_engine import VllmEngine
+from rollouts.weights import buffer_path
+from tests.e2e.test_weight_sync import ray_running as ray_running
+from tests.e2e.test_weight_sync import tiny
+from tests.engine_contract import CHECKS, Rig
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+
+async def exercise(folder: Path, backend: str, **keys: str) -> list[str]:
+    """Names of the checks that passed; weights travel whole and as deltas."""
+    from transformers import AutoModelForCausalLM
+
+    cfg = RolloutConfig(backend=backend, max_model_len=256, threads=1)
+    engine = VllmEngine.launch(str(folder), cfg, 0, "shm")
+    path = buffer_path(f"contract-{backend}")
+    sender = SharedMemorySender(path, **keys)
+    named = dict(AutoModelForCausalLM.from_pretrained(folder).named_parameters())
+
+    def send(version: int):
+        torch.manual_seed(version)
+        noisy = ((n, p + 0.01 * version * torch.randn_like(p)) for n, p in named.items())
+        return sender.send(noisy, version)
+
+    passed = []
+    try:
+        await engine.ready([], 600)
+        rig = Rig(engine, send, room=200)
+        for check in CHECKS:
+            await check(rig)
+            passed.append(check.__name__)  # type: ignore[attr-defined]
+    finally:
+        await engine.close()
+        for name in (path, f"{path}.delta"):
+            Path(name).unlink(missing_ok=True)
+    return passed
+
+
+async def test_vllm_and_the_plain_engine_keep_one_contract(tmp_path: Path, ray_running):
+    tied = tiny(tmp_path / "tied", tied=True)
+    vllm = asyncio.create_task(exercise(tied, "vllm", delta="float32"))
+    plain = await exercise(tied, "transformers")
+    names = [check.__name__ for check in CHECKS]  # type: ignore[attr-defined]
+    assert plain == names and await vllm == names

@@ -1,0 +1,174 @@
+"""Delta sync: bit for bit what a full send gives, from the changed bits alone, and a full send
+wherever there is nothing to build on."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rl.weight_sync import SharedMemorySender
+from rollouts.delta import apply, changes
+from rollouts.weights import Manifest, Receiver, TensorSpec
+
+SIZES = {"head": (40, 16), "odd": (13,), "scalar": (1,), "norm": (16,)}
+ELEMENTS = sum(int(np.prod(shape)) for shape in SIZES.values())
+BITMAPS = sum(-(-int(np.prod(shape)) // 8) for shape in SIZES.values())
+
+
+def weights(version: int, share: float = 0.1) -> dict[str, torch.Tensor]:
+    """fp32 weights of which a share moves a little with each version."""
+    torch.manual_seed(0)
+    named = {name: torch.randn(shape) for name, shape in SIZES.items()}
+    for step in range(version):
+        torch.manual_seed(step + 1)
+        for tensor in named.values():
+            tensor += (torch.rand_like(tensor) < share) * torch.randn_like(tensor)
+    return named
+
+
+class Link:
+    """A learner's sender and an engine's receiver of which each message goes through a pickle."""
+
+    def __init__(self, folder: Path, dtype: str = "bfloat16") -> None:
+        self.sender = SharedMemorySender(str(folder / "buffer"), dtype)
+        self.engine = Receiver()
+
+    def send(self, version: int, named: dict[str, torch.Tensor] | None = None) -> Manifest:
+        return self.sender.send((named or weights(version)).items(), version)
+
+    def receive(self, sent: Manifest, engine: Receiver | None = None) -> dict[str, torch.Tensor]:
+        info: Any = pickle.loads(pickle.dumps(sent.update_info()))
+        received = (engine or self.engine).receive(Manifest.from_dict(info["manifest"]))
+        return {name: tensor.clone() for name, tensor in received}
+
+
+def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(
+        a[n].dtype == b[n].dtype and torch.equal(a[n].view(torch.uint8), b[n].view(torch.uint8))
+        for n in a
+    )
+
+
+def hide_weights(sent: Manifest) -> None:
+    """The buffer holds nothing that an engine could read."""
+    write(sent, bytes(sent.nbytes))
+
+
+def write(sent: Manifest, whole: bytes) -> None:
+    with open(sent.path, "r+b") as file:
+        file.write(whole)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_engine_holds_the_bits_of_a_full_send_and_reads_the_changes_alone(
+    tmp_path: Path, dtype: str
+):
+    link = Link(tmp_path, dtype)
+    for version in range(5):
+        sent = link.send(version)
+        whole = {n: t.to(getattr(torch, dtype)) for n, t in weights(version).items()}
+        full = SharedMemorySender(str(tmp_path / f"full-{version}")).send(whole.items(), version)
+        assert sent.checksum == full.checksum
+        assert sent.delta is not None and sent.delta.base == (version - 1 if version else None)
+        if not version:
+            received = link.receive(sent)
+        else:
+            kept = Path(sent.path).read_bytes()
+            hide_weights(sent)
+            received = link.receive(sent)
+            write(sent, kept)
+        assert same_bits(received, whole)
+
+
+def test_what_travels_is_a_bit_a_unit_and_the_units_that_changed(tmp_path: Path):
+    link = Link(tmp_path)
+    first = weights(0)
+    link.send(0, first)
+    nothing = link.send(1, first)
+    one = {name: tensor.clone() for name, tensor in first.items()}
+    one["head"][3, 5] += 1
+    moved = link.send(2, one)
+    one["norm"] *= -1
+    signs = link.send(3, one)
+    invisible = link.send(4, {name: tensor * (1 + 1e-5) for name, tensor in one.items()})
+    sizes = [m.delta.nbytes for m in (nothing, moved, signs, invisible) if m.delta]
+    assert sizes[:3] == [BITMAPS, BITMAPS + 2, BITMAPS + 2 * 16]
+    assert sizes[3] < BITMAPS + 2 * 0.05 * ELEMENTS, "steps too small for bf16 travel"
+    assert Path(f"{link.sender.path}.delta").stat().st_size == sizes[3]
+
+
+def test_an_engine_without_the_base_loads_the_whole(tmp_path: Path):
+    """A replaced worker, and one that missed a version."""
+    link = Link(tmp_path)
+    link.receive(link.send(0))
+    link.send(1)
+    sent = link.send(2)
+    whole = {n: t.to(torch.bfloat16) for n, t in weights(2).items()}
+    late, new = link.receive(sent), Receiver()
+    assert same_bits(late, whole) and same_bits(link.receive(sent, new), whole)
+    sent = link.send(3)
+    hide_weights(sent)
+    whole = {n: t.to(torch.bfloat16) for n, t in weights(3).items()}
+    assert same_bits(link.receive(sent), whole) and same_bits(link.receive(sent, new), whole)
+
+
+def test_a_damaged_delta_is_refused_and_the_engine_starts_from_the_whole(tmp_path: Path):
+    link = Link(tmp_path)
+    link.receive(link.send(0))
+    sent = link.send(1)
+    assert sent.delta is not None
+    path = Path(sent.delta.path)
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(RuntimeError, match="version 1 arrived damaged"):
+        link.receive(sent)
+    assert same_bits(link.receive(sent), {n: t.to(torch.bfloat16) for n, t in weights(1).items()})
+
+
+def test_after_a_send_that_broke_off_everything_is_sent(tmp_path: Path, monkeypatch):
+    link = Link(tmp_path)
+    link.receive(link.send(0))
+    copies = iter(range(2))
+    whole = torch.Tensor.copy_
+    with monkeypatch.context() as patch, pytest.raises(StopIteration):
+        patch.setattr(torch.Tensor, "copy_", lambda to, of: next(copies) + 1 and whole(to, of))
+        link.send(1)
+    sent = link.send(2)
+    assert sent.delta is not None
+    assert same_bits(link.receive(sent), {n: t.to(torch.bfloat16) for n, t in weights(2).items()})
+
+
+def test_a_restarted_sender_sends_everything(tmp_path: Path):
+    link = Link(tmp_path)
+    link.receive(link.send(4))
+    again = Link(tmp_path)
+    assert again.sender == link.sender, "rank 0 would keep the one it has"
+    sent = again.send(5)
+    assert sent.delta is not None and sent.delta.base is None
+    whole = {n: t.to(torch.bfloat16) for n, t in weights(5).items()}
+    assert same_bits(link.receive(sent), whole)
+
+
+UNITS = st.lists(st.integers(0, 0xFFFF), min_size=1, max_size=40)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(UNITS, st.randoms(use_true_random=False)), min_size=1, max_size=4))
+def test_changes_lead_from_any_bits_to_any_others(tensors: list[tuple[list[int], Any]]):
+    specs, held, fresh, delta = [], bytearray(), bytearray(), b""
+    for i, (values, random) in enumerate(tensors):
+        old = np.array(values, np.uint16)
+        new = np.array([v if random.random() < 0.7 else random.getrandbits(16) for v in values])
+        new = new.astype(np.uint16)
+        specs.append(TensorSpec(str(i), (len(old),), "bfloat16", len(held), 2 * len(old)))
+        held += old.tobytes()
+        fresh += new.tobytes()
+        delta += changes(old, new)
+    apply(delta, held, specs)
+    assert held == fresh

@@ -9,10 +9,11 @@ from rl.colocated import ColocatedLearner
 from rl.types import StopRun
 from rl.weight_sync import PausedSync, WeightSyncConfig
 from rollouts.engine import RolloutConfig
+from rollouts.engine_actor import EngineActor
 from rollouts.vllm_engine import VllmEngine
-from rollouts.vllm_worker import VllmWorker, engine_args
+from rollouts.vllm_worker import engine_args
 from rollouts.weights import Manifest
-from tests.rollouts.test_engine_contract import InProcess
+from tests.rollouts.fake_workers import InProcess
 
 SENT = Manifest("/dev/shm/none", 0, "x", 0, ())
 
@@ -45,18 +46,20 @@ class StepLearner:
         return SENT
 
 
-def parts(log: list[str]) -> tuple[ColocatedLearner, VllmEngine]:
-    worker = object.__new__(VllmWorker)
+async def parts(log: list[str]) -> tuple[ColocatedLearner, VllmEngine]:
+    worker = object.__new__(EngineActor)
     worker._llm, worker._asleep = Llm(log), False  # type: ignore[assignment]
-    engine = VllmEngine([InProcess(worker)], RolloutConfig())
+    engine = InProcess(worker, RolloutConfig(heartbeat_s=100)).engine
+    await engine.ready([], 5)
     engine.use_loaded_weights()
+    log.clear()
     return ColocatedLearner(StepLearner(log), engine), engine  # type: ignore[arg-type]
 
 
 async def test_the_engine_sleeps_while_the_learner_steps_and_wakes_in_two_parts(monkeypatch):
     pytest.importorskip("vllm.distributed.weight_transfer.base")
     log: list[str] = []
-    learner, engine = parts(log)
+    learner, engine = await parts(log)
     assert await learner.step(None, 0) == {"loss": 1.0}  # type: ignore[arg-type]
     assert log == ["pause_generation wait True", "sleep 2", "learner steps from 0"]
     log.clear()
@@ -79,7 +82,7 @@ async def test_the_engine_sleeps_while_the_learner_steps_and_wakes_in_two_parts(
 
 async def test_an_engine_that_sleeps_answers_nothing():
     log: list[str] = []
-    learner, engine = parts(log)
+    learner, engine = await parts(log)
     await learner.step(None, 0)  # type: ignore[arg-type]
     waiting = asyncio.ensure_future(engine([5], max_tokens=1, temperature=1.0, seed=0))
     await asyncio.sleep(0.01)

@@ -16,7 +16,6 @@ from rl.types import StopRun
 from rl.weight_sync import PausedSync, SharedMemorySender, WeightMeta, WeightSyncConfig
 from rollouts.digest import WeightDigest
 from rollouts.engine import RolloutConfig
-from rollouts.vllm_engine import VllmEngine
 from rollouts.vllm_worker import engine_environment
 from rollouts.weights import Loaded, Manifest, SharedBuffer
 from tests.rollouts.fake_workers import Fakes

@@ -172,3 +172,16 @@ async def settled() -> None:
     """After everything that can happen now has happened."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+class InProcess:
+    """A Ray handle to an actor that runs in this event loop; `engine` is an engine over it."""
+
+    def __init__(self, actor: Any, cfg: RolloutConfig) -> None:
+        self.call = self
+        self._actor = actor
+        worker = EngineWorker(0, self, FakeBelongings(), lambda: None, cfg.backend)  # type: ignore[arg-type]
+        self.engine = VllmEngine(WorkerSet(lambda slot: worker, cfg), cfg)
+
+    def remote(self, method: str, *args: Any) -> "asyncio.Future[Any]":
+        return asyncio.ensure_future(self._actor.call(method, *args))

@@ -12,28 +12,12 @@ import torch
 from rl.weight_sync import SharedMemorySender
 from rollouts.decoding import Decoder
 from rollouts.engine import RolloutConfig
-from rollouts.transformers_worker import TransformersWorker
-from rollouts.vllm_engine import VllmEngine
-from rollouts.vllm_worker import SampleRequest, VllmWorker
+from rollouts.engine_actor import EngineActor, PlainActor
+from rollouts.vllm_worker import SampleRequest
 from rollouts.weights import Loaded
 from tests.engine_contract import CHECKS, Rig
 from tests.fakes import FakeEngine, tiny_llama
-
-
-class InProcess:
-    """A Ray handle without Ray: `worker.method.remote(...)` runs in this event loop."""
-
-    def __init__(self, worker: Any) -> None:
-        self._worker = worker
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._worker, name)
-
-        class Method:
-            def remote(self, *args: Any) -> Any:
-                return asyncio.ensure_future(method(*args))
-
-        return Method()
+from tests.rollouts.fake_workers import InProcess
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +25,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("model"), max_position_embeddings=256)
 
 
-def worker(folder: Path, **keys: Any) -> TransformersWorker:
-    cfg = RolloutConfig(backend="transformers", max_model_len=256, threads=1, **keys)
-    return TransformersWorker(str(folder), cfg, 0, "shm")
+def worker(folder: Path, **keys: Any) -> PlainActor:
+    return PlainActor(str(folder), config(**keys), 0, "shm")
+
+
+def config(**keys: Any) -> RolloutConfig:
+    return RolloutConfig(backend="transformers", max_model_len=256, threads=1, **keys)
 
 
 @pytest.fixture(params=["fake", "transformers"])
@@ -53,13 +40,13 @@ async def rig(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> A
         yield Rig(engine, lambda version: Loaded(f"of {version}"), room=200)
         return
     made = worker(folder)
-    engine = VllmEngine([InProcess(made)], RolloutConfig(backend="transformers"))
+    engine = InProcess(made, config()).engine
     await engine.ready([], 60)
     yield Rig(engine, weights(made, tmp_path), room=200)
-    await made.shutdown()
+    await engine.close()
 
 
-def weights(made: TransformersWorker, tmp_path: Path) -> Any:
+def weights(made: PlainActor, tmp_path: Path) -> Any:
     named = {n: p.clone() for n, p in made._decoder.model.named_parameters()}
     sender = SharedMemorySender(str(tmp_path / "buffer"))
     return lambda version: sender.send(((n, p * 0.9**version) for n, p in named.items()), version)
@@ -83,7 +70,6 @@ async def test_a_damaged_buffer_is_refused_and_never_confirmed(folder: Path, tmp
         await made.load_weights(sent.update_info(), 3)
     assert await made.load_weights(None, 3) == [None]
     assert torch.equal(made._decoder.model.model.norm.weight, before)
-    await made.shutdown()
 
 
 async def test_a_session_larger_than_a_batch_is_answered_in_parts(folder: Path, monkeypatch):
@@ -95,7 +81,6 @@ async def test_a_session_larger_than_a_batch_is_answered_in_parts(folder: Path, 
     made = worker(folder, max_num_seqs=3)
     answers = await made.sample([SampleRequest([5, 6], 4, 1.0, seed) for seed in range(7)])
     assert sizes == [3, 3, 1] and len(answers) == 7
-    await made.shutdown()
 
 
 async def test_the_worker_answers_while_a_step_runs_and_a_freeze_waits_for_that_step(
@@ -124,11 +109,10 @@ async def test_the_worker_answers_while_a_step_runs_and_a_freeze_waits_for_that_
     await made.abort()
     (answer,) = await running
     assert answer.stop_reason == "abort" and len(answer.tokens) == stopped // 2
-    await made.shutdown()
 
 
 def test_it_answers_every_call_that_the_driver_makes_of_vllm():
     """But for those that come with a GPU's transports and with sleep."""
-    calls = {name for name in vars(VllmWorker) if not name.startswith("_")}
+    calls = {name for name in dir(EngineActor) if not name.startswith("_")}
     gpu = {"init_transfer", "start_weight_update", "update_weights", "finish_weight_update"}
-    assert calls - gpu - {"sleep"} <= set(vars(TransformersWorker))
+    assert calls - gpu - {"sleep"} <= set(dir(PlainActor))

@@ -159,13 +159,14 @@ class Batch:
 
 def draw(logits: Tensor, rows: Sequence[Row]) -> tuple[list[int], list[float]]:
     """A token for each row of logits [rows, vocabulary], and its log-prob in the distribution it
-    was drawn from, which is that after temperature. Temperature 0 takes the likeliest token and
-    reports its log-prob at temperature 1.
+    was drawn from, which is that after temperature and top-p. Temperature 0 takes the likeliest
+    token and reports its log-prob at temperature 1.
 
     The draw inverts the cumulative distribution at one uniform number of the row's own generator.
     """
     heat = torch.tensor([[row.request.temperature or 1.0] for row in rows], device=logits.device)
-    logprobs = (logits / heat).log_softmax(-1)
+    shares = torch.tensor([[row.request.top_p] for row in rows], device=logits.device)
+    logprobs = nucleus(logits / heat, shares).log_softmax(-1)
     cumulative = logprobs.double().exp().cumsum(-1)
     uniform = [torch.rand(1, generator=row.generator, dtype=torch.float64) for row in rows]
     # Scaled by the sum, which rounding keeps from being 1.
@@ -174,3 +175,14 @@ def draw(logits: Tensor, rows: Sequence[Row]) -> tuple[list[int], list[float]]:
     greedy = torch.tensor([[not row.request.temperature] for row in rows], device=logits.device)
     tokens = torch.where(greedy, logits.argmax(-1, keepdim=True), drawn)
     return tokens[:, 0].tolist(), logprobs.gather(1, tokens)[:, 0].tolist()
+
+
+def nucleus(logits: Tensor, shares: Tensor) -> Tensor:
+    """Logits of the likeliest tokens that have a share of the probability together, -inf for the
+    others; bounds as vLLM draws them."""
+    if bool((shares >= 1).all()):
+        return logits
+    ordered, order = logits.sort(-1)
+    outside = ordered.softmax(-1).cumsum(-1) <= 1 - shares
+    outside[:, -1] = False
+    return logits.masked_fill(torch.zeros_like(outside).scatter(1, order, outside), -torch.inf)

@@ -141,5 +141,20 @@ def test_what_is_drawn_follows_the_distribution_and_greedy_takes_the_likeliest()
     assert tokens == [2] and logprobs == pytest.approx([logits.log_softmax(-1)[2].item()])
 
 
-def row(seed: int = 0, heat: float = 1.0) -> Row:
-    return Row(request([5], seed=seed, heat=heat), torch.Generator().manual_seed(seed), 8)
+@pytest.mark.parametrize(("share", "kept"), [(0.75, [0, 2]), (0.5, [2]), (1.0, [0, 1, 2, 3])])
+def test_top_p_draws_from_the_likeliest_tokens_and_reports_their_own_logprobs(
+    share: float, kept: list[int]
+):
+    chances = torch.tensor([0.3, 0.15, 0.5, 0.05])
+    rows = [row(seed=i, share=share) for i in range(600)]
+    rows.append(row(seed=7))  # one without a share beside them
+    tokens, logprobs = draw(chances.log().expand(len(rows), -1), rows)
+    assert sorted(set(tokens[:-1])) == kept
+    expected = (chances / chances[kept].sum()).log()
+    assert logprobs[:-1] == pytest.approx([expected[t].item() for t in tokens[:-1]], abs=1e-6)
+    assert logprobs[-1] == pytest.approx(chances.log()[tokens[-1]].item(), abs=1e-6)
+
+
+def row(seed: int = 0, heat: float = 1.0, share: float = 1.0) -> Row:
+    asked = SampleRequest([5], 8, heat, seed, share)
+    return Row(asked, torch.Generator().manual_seed(seed), 8)

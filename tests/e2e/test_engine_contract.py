@@ -1,5 +1,8 @@
 """The contract of `tests/engine_contract.py` on real workers: vLLM, and the plain engine in Ray."""
 
+import asyncio
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -38,11 +41,29 @@ async def exercise(folder: Path, backend: str, **keys: str) -> list[str]:
         for check in CHECKS:
             await check(rig)
             passed.append(check.__name__)  # type: ignore[attr-defined]
+        if backend == "transformers":
+            await a_killed_worker_is_replaced_and_its_answers_are_the_same(rig, engine)
     finally:
         await engine.close()
         for name in (path, f"{path}.delta"):
             Path(name).unlink(missing_ok=True)
     return passed
+
+
+async def a_killed_worker_is_replaced_and_its_answers_are_the_same(
+    rig: Rig, engine: VllmEngine
+) -> None:
+    """Of the weights sent last: those of the folder would draw other tokens."""
+    whole = await rig.start()
+    running = rig.start()
+    await asyncio.sleep(0.1)
+    (killed,) = engine._set.slots[0].belongings.processes()
+    os.kill(killed, signal.SIGKILL)
+    assert [(a.tokens, a.logprobs) for a in await running] == [
+        (a.tokens, a.logprobs) for a in whole
+    ]
+    assert engine.drain_metrics()["engine/deaths"] == 1
+    assert engine._set.slots[0].belongings.processes() != [killed]
 
 
 async def test_vllm_and_the_plain_engine_keep_one_contract(tmp_path: Path, ray_running):

@@ -388,6 +388,10 @@ def _validate_devices(cfg: Config) -> None:
             "weight_sync.backend=nccl needs whole GPUs on both sides; set rollout.gpus_per_engine "
             "and learner.gpus_per_rank to 1, or use shm"
         )
+    if rollout.sleep and rollout.max_staleness:
+        raise ConjointError(
+            "rollout.sleep drops the answers that are under way; it needs rollout.max_staleness=0"
+        )
     gpu = rollout.gpus_per_engine * rollout.engines + learner.gpus_per_rank
     shared = 0 < rollout.gpus_per_engine < 1 and 0 < learner.gpus_per_rank < 1 and gpu <= 1
     asked = ["rollout.sleep=true"] if rollout.sleep else []

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rollouts.engine import RolloutConfig
 from rollouts.vllm_worker import SampleRequest, SampleResult
 from rollouts.weights import Manifest, Receiver
 
@@ -36,15 +37,15 @@ class Row:
 class Decoder:
     """A model that decodes. Not thread-safe: one thread makes all calls."""
 
-    def __init__(self, folder: str, dtype: str, device: str, max_model_len: int) -> None:
+    def __init__(self, folder: str, cfg: RolloutConfig) -> None:
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-        self.model = loaded.to(device).eval()
-        self.device = torch.device(device)
-        self.max_model_len = max_model_len
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=cfg.dtype)
+        self.device = torch.device("cuda" if cfg.gpus_per_engine else "cpu")
+        self.model = loaded.to(self.device).eval()
+        self.cfg = cfg
         self.stop_ids: frozenset[int] = frozenset()
         self.version = 0
         """Of the weights in the model."""
@@ -54,13 +55,20 @@ class Decoder:
         return Batch(self, [self._row(request) for request in requests])
 
     def _row(self, request: SampleRequest) -> Row:
-        room = self.max_model_len - len(request.tokens)
+        context = self.cfg.max_model_len
+        room = context - len(request.tokens)
         if room < 1 or not request.tokens:
-            raise ValueError(
-                f"a prompt of {len(request.tokens)} tokens in a context of {self.max_model_len}"
-            )
+            raise ValueError(f"a prompt of {len(request.tokens)} tokens in a context of {context}")
         generator = torch.Generator().manual_seed(request.seed)
         return Row(request, generator, min(request.max_tokens, room))
+
+    def stop_reason(self, row: Row) -> str:
+        """Why the answer ends with its last token; "abort" if it does not."""
+        if row.tokens[-1] in self.stop_ids:
+            return "stop"
+        if repeats(row.tokens, self.cfg.repeat_pattern, self.cfg.repeat_count):
+            return "repetition"
+        return "length" if len(row.tokens) >= row.limit else "abort"
 
     @torch.inference_mode()
     def prompt_logprobs(self, tokens: list[int]) -> list[float]:
@@ -113,10 +121,7 @@ class Batch:
             row.tokens.append(token)
             row.logprobs.append(logprob)
             row.versions.append(version)
-            if token in self._decoder.stop_ids:
-                row.stop_reason = "stop"
-            elif len(row.tokens) >= row.limit:
-                row.stop_reason = "length"
+            row.stop_reason = self._decoder.stop_reason(row)
         self._leave()
 
     def _prefill(self) -> Tensor:
@@ -175,6 +180,12 @@ def draw(logits: Tensor, rows: Sequence[Row]) -> tuple[list[int], list[float]]:
     greedy = torch.tensor([[not row.request.temperature] for row in rows], device=logits.device)
     tokens = torch.where(greedy, logits.argmax(-1, keepdim=True), drawn)
     return tokens[:, 0].tolist(), logprobs.gather(1, tokens)[:, 0].tolist()
+
+
+def repeats(tokens: list[int], longest: int, count: int) -> bool:
+    """Whether a pattern of up to `longest` tokens stands at the end `count` times in a row."""
+    sizes = range(1, min(longest, len(tokens) // count) + 1)
+    return any(tokens[-n * count :] == tokens[-n:] * count for n in sizes)
 
 
 def nucleus(logits: Tensor, shares: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rollouts.admission import Load
 from rollouts.engine import RolloutConfig
-from rollouts.vllm_worker import SampleRequest, SampleResult
+from rollouts.vllm_worker import Sampled, SampleRequest
 from rollouts.weights import Manifest
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ T = TypeVar("T")
 class _Call:
     """One `sample`, from its arrival to its answer."""
 
+    beside: int
+    """Answers that the worker held when it came, its own included."""
     aborted: bool = False
 
 
@@ -41,8 +44,7 @@ class TransformersWorker:
 
         from rollouts.decoding import Decoder
 
-        device = "cuda" if cfg.gpus_per_engine else "cpu"
-        self._decoder = Decoder(model, cfg.dtype, device, cfg.max_model_len)
+        self._decoder = Decoder(model, cfg)
         self._largest_batch = cfg.max_num_seqs
         # One thread: steps, loads and probes exclude each other, and the actor keeps answering.
         threads = partial(torch.set_num_threads, cfg.threads)
@@ -51,14 +53,17 @@ class TransformersWorker:
         self._changed = asyncio.Condition()
         self._frozen = False
         self._calls: set[_Call] = set()
+        self._held = 0
+        """Answers asked for and not given."""
         self._receipt: dict[str, Any] | None = None
 
     async def ready(self, stop_ids: list[int]) -> None:
         self._decoder.stop_ids = frozenset(stop_ids)
 
-    async def sample(self, requests: list[SampleRequest]) -> list[SampleResult]:
+    async def sample(self, requests: list[SampleRequest]) -> Sampled:
         """Answers all requests of one session; returns when the last has ended."""
-        call = _Call()
+        self._held += len(requests)
+        call = _Call(self._held)
         self._calls.add(call)
         try:
             async with self._turn:
@@ -69,8 +74,11 @@ class TransformersWorker:
                     await self._decode(batch, call)
         finally:
             self._calls.remove(call)
+            self._held -= len(requests)
             await self._notify()
-        return [row.result() for batch in batches for row in batch.rows]
+        results = [row.result() for batch in batches for row in batch.rows]
+        prompts = sum(len(request.tokens) for request in requests)
+        return Sampled(results, Load(len(results), call.beside, 0.0, 0, prompts, 0))
 
     async def _decode(self, batch: "Batch", call: _Call) -> None:
         while batch.running:

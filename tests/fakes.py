@@ -100,7 +100,8 @@ class FakeEngine:
         await self._notify()
         n = len(versions)
         last = versions[-1] if versions else self.version
-        return Completion(sampled[:n], [-0.5] * n, stop, last, "fake-0", versions)
+        mixed = versions if len(set(versions)) > 1 else []
+        return Completion(sampled[:n], [-0.5] * n, stop, last, "fake-0", mixed)
 
     async def _wait(self, ready: Callable[[], bool]) -> None:
         async with self._changed:

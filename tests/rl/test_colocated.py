@@ -10,6 +10,7 @@ from rl.types import StopRun
 from rl.weight_sync import PausedSync, WeightSyncConfig
 from rollouts.engine import RolloutConfig
 from rollouts.engine_actor import EngineActor
+from rollouts.load_meter import LoadMeter
 from rollouts.vllm_engine import VllmEngine
 from rollouts.vllm_worker import engine_args
 from rollouts.weights import Manifest
@@ -49,6 +50,7 @@ class StepLearner:
 async def parts(log: list[str]) -> tuple[ColocatedLearner, VllmEngine]:
     worker = object.__new__(EngineActor)
     worker._llm, worker._asleep = Llm(log), False  # type: ignore[assignment]
+    worker._meter = LoadMeter()
     engine = InProcess(worker, RolloutConfig(heartbeat_s=100)).engine
     await engine.ready([], 5)
     engine.use_loaded_weights()

@@ -195,6 +195,9 @@ CONTRADICTIONS = {
     ),
     "sleep without a GPU": (["rollout.sleep=true"], "rollout.sleep=true is for one GPU that"),
     "sleep on a GPU of its own": ([*GPUS, "rollout.sleep=true"], "such as rollout.gpus_per_engine"),
+    "sleep while later answers run": (
+        [*SHARED, "rollout.sleep=true", "rollout.max_staleness=1"], "needs rollout.max_staleness=0"
+    ),
     "sleep with NCCL": (
         [*SHARED, "rollout.sleep=true", "weight_sync.backend=nccl"], "needs whole GPUs on both"
     ),

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from rl.weight_sync import SharedMemorySender
-from rollouts.decoding import Decoder, Row, draw
+from rollouts.decoding import Decoder, Row, draw, repeats
+from rollouts.engine import RolloutConfig
 from rollouts.vllm_worker import SampleRequest, SampleResult
 from tests.fakes import tiny_llama
 
@@ -23,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def decoder(folder: Path) -> Decoder:
-    made = Decoder(str(folder), "float32", "cpu", 64)
+    made = Decoder(str(folder), RolloutConfig(max_model_len=64, max_tokens=12))
     made.stop_ids = frozenset({END})
     return made
 
@@ -153,6 +154,35 @@ def test_top_p_draws_from_the_likeliest_tokens_and_reports_their_own_logprobs(
     expected = (chances / chances[kept].sum()).log()
     assert logprobs[:-1] == pytest.approx([expected[t].item() for t in tokens[:-1]], abs=1e-6)
     assert logprobs[-1] == pytest.approx(chances.log()[tokens[-1]].item(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "longest", "found"),
+    [
+        ([1, 5, 5, 5], 1, True),
+        ([5, 5, 5, 1], 4, False),
+        ([1, 5, 5], 4, False),
+        ([9, 1, 2, 1, 2, 1, 2], 2, True),
+        ([9, 1, 2, 1, 2, 1, 2], 1, False),
+        ([2, 1, 2, 1, 2], 2, False),
+        ([5, 5, 5], 0, False),
+        ([], 3, False),
+    ],
+)
+def test_a_repeated_pattern_is_seen_at_the_end_alone(tokens: list[int], longest: int, found: bool):
+    assert repeats(tokens, longest, 3) is found
+    vllm = pytest.importorskip("vllm.v1.core.sched.utils")
+    params = pytest.importorskip("vllm.sampling_params").RepetitionDetectionParams
+    if longest:
+        assert vllm.check_sequence_repetition(tokens, params(longest, min_count=3)) is found
+
+
+def test_an_answer_that_repeats_itself_is_cut_off(folder: Path):
+    cfg = RolloutConfig(max_model_len=64, max_tokens=40, repeat_pattern=3, repeat_count=3)
+    made = Decoder(str(folder), cfg)
+    answers = decode(made, *(request([5], seed=i, max_tokens=60, heat=0.05) for i in range(8)))
+    cut = [a for a in answers if a.stop_reason == "repetition"]
+    assert cut and all(repeats(a.tokens, 3, 3) and not repeats(a.tokens[:-1], 3, 3) for a in cut)
 
 
 def row(seed: int = 0, heat: float = 1.0, share: float = 1.0) -> Row:

@@ -79,8 +79,8 @@ async def test_a_session_larger_than_a_batch_is_answered_in_parts(folder: Path, 
         Decoder, "batch", lambda self, part: sizes.append(len(part)) or whole(self, part)
     )
     made = worker(folder, max_num_seqs=3)
-    answers = await made.sample([SampleRequest([5, 6], 4, 1.0, seed) for seed in range(7)])
-    assert sizes == [3, 3, 1] and len(answers) == 7
+    sampled = await made.sample([SampleRequest([5, 6], 4, 1.0, seed) for seed in range(7)])
+    assert sizes == [3, 3, 1] and len(sampled.results) == sampled.load.active == 7
 
 
 async def test_the_worker_answers_while_a_step_runs_and_a_freeze_waits_for_that_step(
@@ -107,7 +107,7 @@ async def test_the_worker_answers_while_a_step_runs_and_a_freeze_waits_for_that_
     await asyncio.sleep(0.12)
     assert len(steps) == stopped, "a step began after the pause"
     await made.abort()
-    (answer,) = await running
+    (answer,) = (await running).results
     assert answer.stop_reason == "abort" and len(answer.tokens) == stopped // 2
 
 

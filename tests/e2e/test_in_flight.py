@@ -18,6 +18,7 @@ from rl.nano import NanoConfig, build_model, build_tokenizer, save_policy
 from rl.types import Completion, ConjointError, Trajectory, derive_seed
 from rl.weight_sync import SharedMemorySender
 from rollouts.engine import RolloutConfig
+from rollouts.engine_actor import ACTORS
 from rollouts.vllm_engine import VllmEngine
 from rollouts.weights import buffer_path
 from tests.e2e.test_weight_sync import LocalLearner, tiny
@@ -200,7 +201,7 @@ async def rigs(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rigs]:
     # In a cache that is too small vLLM preempts answers of its own accord as well.
     small = {"num_gpu_blocks_override": 80}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rollouts.vllm_engine.EngineActor", WatchedActor)
+        patch.setitem(ACTORS, "vllm", WatchedActor)
         made = {
             "tied": Rig.launch(
                 tiny(folder / "tied", tied=True), 0.5, 256, 160, engines=2, **endless

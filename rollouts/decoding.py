@@ -42,9 +42,14 @@ class Decoder:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=cfg.dtype)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=cfg.dtype, output_loading_info=True
+        )
+        model, info = loaded
+        if info["missing_keys"]:  # which transformers would draw at random
+            raise ValueError(f"{folder} lacks weights: {sorted(info['missing_keys'])[:3]}")
         self.device = torch.device("cuda" if cfg.gpus_per_engine else "cpu")
-        self.model = loaded.to(self.device).eval()
+        self.model = model.to(self.device).eval()
         self.cfg = cfg
         self.stop_ids: frozenset[int] = frozenset()
         self.version = 0

@@ -2,7 +2,7 @@
 transformers engine and vLLM mean the same by pause, freeze, abort and version.
 
 The checks run in their order on one engine that has not been given weights yet; each leaves it open
-and idle. `Rig.sync` gives it weights as a learner does, other ones for each version.
+and idle. `Rig.load` gives it other weights for each version.
 """
 
 import asyncio

@@ -122,6 +122,17 @@ def test_weights_that_do_not_fit_are_refused_before_one_is_loaded(decoder: Decod
     assert all(torch.equal(p, before[n]) for n, p in decoder.model.named_parameters())
 
 
+def test_a_folder_that_lacks_a_weight_is_refused(folder: Path, tmp_path: Path):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    with pytest.raises(ValueError, match=r"lacks weights: \['model.norm.weight'\]"):
+        Decoder(str(tmp_path), RolloutConfig())
+
+
 def test_the_probe_agrees_with_a_pass_without_padding(decoder: Decoder):
     expected = recomputed(decoder, PROMPTS[0][:1], PROMPTS[0][1:], 1.0)
     assert decoder.prompt_logprobs(PROMPTS[0]) == pytest.approx(expected, abs=1e-6)

@@ -257,3 +257,9 @@ def test_what_lies_just_inside_each_limit_is_accepted():
     load_config(["rollout.top_p.math=0.5", "mismatch.correction=band"])
     load_config(["rollout.top_p.math=1", "mismatch.correction=none"])
     load_config(["budget.enabled=false", "budget.length.weight.math=0.5"])
+
+
+def test_a_run_says_which_engine_sampled():
+    plain = ["rollout.backend=transformers", "rollout.engines=2"]
+    assert load_config([]).rollout.in_words() == "1 vLLM worker(s), float32"
+    assert load_config(plain).rollout.in_words() == "2 transformers worker(s), float32"

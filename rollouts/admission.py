@@ -86,9 +86,12 @@ class Admission:
         metrics: dict[str, float] = {}
         if loads:
             prompt = sum(load.prompt_tokens for load in loads)
+            cached = sum(load.cached_tokens for load in loads)
             metrics = {
                 "engine/preemptions": float(sum(load.preemptions for load in loads)),
                 "engine/kv_usage": max(load.kv_usage for load in loads),
-                "engine/prefix_hits": sum(load.cached_tokens for load in loads) / max(1, prompt),
+                "engine/prompt_tokens": float(prompt),
+                "engine/cached_tokens": float(cached),
+                "engine/prefix_hits": cached / max(1, prompt),
             }
         return metrics

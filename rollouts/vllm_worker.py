@@ -83,6 +83,7 @@ def engine_args(model: str, cfg: RolloutConfig, seed: int) -> dict[str, Any]:
         args |= {
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(4096, cfg.max_model_len),
+            "distributed_executor_backend": "rollouts.cpu_executor.CpuExecutor",
         }
     return args | cfg.vllm
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rl.types import ConjointError
 
-NAMES = ("learner", "rewards")
+NAMES = ("learner", "rewards", "rollout")
 
 
 def run(name: str, overrides: list[str]) -> int:

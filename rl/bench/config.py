@@ -30,15 +30,35 @@ REWARD_TARGETS = {
 }
 """Of `conjoint bench rewards`: programs a second, p50 over that of a bare fork, what is left;
 verdicts a second over math-verify's, wrong verdicts more than its, and the slowest verdict."""
+PARTS = ("generation", "sync", "prefix", "joint")
+"""Of `conjoint bench rollout`; each can be measured alone."""
+ROLLOUT_TARGETS = {
+    "generation_time": 1.03,
+    "sync_over_reload": 1.3,
+    "sync_over_file": 1.0,
+    "group_hits": 0.99,
+    "judge_hits": 0.99,
+    "joint_speedup": 1.7,
+}
+"""Of `conjoint bench rollout`: our time over that of bare vLLM; cached over cacheable prompt
+tokens; trained tokens a second over those of TRL's GRPOTrainer."""
+ALL_TARGETS = TARGETS | REWARD_TARGETS | ROLLOUT_TARGETS
 _MOST = ("overhead_ms", "soak_left", "soak_growth_mb", "math_wrong", "math_slowest")
-AT_MOST = ("head_memory", "head_time", *(n for n in REWARD_TARGETS if n.startswith(_MOST)))
+AT_MOST = (
+    "head_memory",
+    "head_time",
+    "generation_time",
+    "sync_over_reload",
+    "sync_over_file",
+    *(n for n in REWARD_TARGETS if n.startswith(_MOST)),
+)
 """The others are at least."""
 
 
 @dataclass(frozen=True, slots=True)
 class BenchConfig:
-    """`conjoint bench`: sizes and targets. What is measured is set by its own keys, `learner` or
-    `sandbox`."""
+    """`conjoint bench`: sizes and targets. What is measured is set by its own keys, `learner`,
+    `sandbox` or `rollout`."""
 
     model: str = "smollm2-135m"
     """smollm2-135m, or a folder that from_pretrained opens."""
@@ -57,20 +77,33 @@ class BenchConfig:
     """`rewards`: problems of the mathematics part, each with `group_size` answers."""
     soak: int = 0
     """`rewards`: jobs of the soak, at the end; 0 leaves it out."""
-    targets: dict[str, float] = field(default_factory=lambda: TARGETS | REWARD_TARGETS)
+    parts: list[str] = field(default_factory=lambda: list(PARTS))
+    """`rollout`: what is measured, in this order: generation, sync, prefix, joint."""
+    prompts: int = 8
+    """`rollout`: prompts of a round, each with `group_size` answers."""
+    prompt_tokens: int = 96
+    """`rollout`: random tokens of each prompt of `generation` and `prefix`."""
+    answer_tokens: int = 64
+    """`rollout`: tokens of every answer; none ends earlier."""
+    targets: dict[str, float] = field(default_factory=lambda: dict(ALL_TARGETS))
 
     def validate(self) -> None:
-        for key in ("groups", "repeats", "head_tokens", "programs", "problems"):
+        for key in (
+            *("groups", "repeats", "head_tokens", "programs", "problems"),
+            *("prompts", "prompt_tokens", "answer_tokens"),
+        ):
             if getattr(self, key) < 1:
                 raise ConjointError(f"bench.{key} must be at least 1, not {getattr(self, key)}")
         if self.group_size < 2:
             raise ConjointError(f"bench.group_size must be at least 2, not {self.group_size}")
         if self.soak < 0:
             raise ConjointError(f"bench.soak must be 0 (no soak) or more, not {self.soak}")
-        known = TARGETS | REWARD_TARGETS
-        if unknown := sorted(set(self.targets) - set(known)):
+        if not self.parts or (unknown := sorted(set(self.parts) - set(PARTS))):
+            given = unknown[0] if self.parts else "[]"
+            raise ConjointError(f"bench.parts={given} is not measured; choose among {list(PARTS)}")
+        if unknown := sorted(set(self.targets) - set(ALL_TARGETS)):
             raise ConjointError(
-                f"bench.targets.{unknown[0]} is not measured; choose among {sorted(known)}"
+                f"bench.targets.{unknown[0]} is not measured; choose among {sorted(ALL_TARGETS)}"
             )
 
 

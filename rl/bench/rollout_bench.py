@@ -1,0 +1,129 @@
+"""`conjoint bench rollout`: generation, weight sync, prefix cache and the joint step, each beside
+what it is measured against. Starts both sides, and ends them."""
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rl.bench.child import Child
+from rl.bench.config import judged
+from rl.bench.ours import Ours, forced
+from rl.bench.prefix import longest_judge_prompt
+from rl.bench.rollout_parts import PARTS, Figures, ask
+from rl.config import Config
+from rl.models import SMOLLM2, resolve_model
+from rl.policy import policy_folder
+from rl.types import ConjointError, derive_seed
+from rollouts.renderer import Renderer
+from rollouts.vllm_worker import engine_args, engine_environment
+
+
+def measure(cfg: Config) -> dict[str, Any]:
+    """{"ratios": {NAME: {value, target, met, runs}}, "setting": {...}}; takes minutes."""
+    _check(cfg)
+    with tempfile.TemporaryDirectory(prefix="conjoint-bench-") as workdir:
+        figures, setting = asyncio.run(_measure(cfg, Path(workdir)))
+    return {
+        "ratios": {
+            name: judged(name, value, cfg.bench.targets, runs)
+            for name, (value, runs) in figures.items()
+            if name in cfg.bench.targets
+        },
+        "setting": setting,
+    }
+
+
+def _check(cfg: Config) -> None:
+    """Both sides run on the CPU, with one engine, one rank and as many threads."""
+    needed = {
+        "rollout.engines": (cfg.rollout.engines, 1),
+        "rollout.gpus_per_engine": (cfg.rollout.gpus_per_engine, 0),
+        "learner.ranks": (cfg.learner.ranks, 1),
+        "learner.gpus_per_rank": (cfg.learner.gpus_per_rank, 0),
+        "learner.dtype": (cfg.learner.dtype, "fp32"),
+        "learner.threads": (cfg.learner.threads, cfg.rollout.threads),
+        "learner.updates_per_batch": (cfg.learner.updates_per_batch, 1),
+        "optim.name": (cfg.optim.name, "adamw"),
+    }
+    for key, (given, same) in needed.items():
+        if given != same:
+            raise ConjointError(
+                f"{key}={given}: conjoint bench rollout compares like with like on the CPU; "
+                f"set {key}={same}"
+            )
+    if cfg.learner.tokens_per_microbatch < cfg.bench.prompt_tokens + cfg.bench.answer_tokens:
+        raise ConjointError(
+            f"learner.tokens_per_microbatch={cfg.learner.tokens_per_microbatch} cannot hold one "
+            "sequence of bench.prompt_tokens + bench.answer_tokens"
+        )
+
+
+async def _model(cfg: Config) -> tuple[Path, str]:
+    """The folder, and what it is; nano where SmolLM2's weights are not installed."""
+    try:
+        return resolve_model(cfg.bench.model), cfg.bench.model
+    except ConjointError as error:
+        if cfg.bench.model != SMOLLM2:
+            raise
+        return await policy_folder("nano", cfg.sft), f"nano, because {error}"
+
+
+async def _measure(cfg: Config, workdir: Path) -> tuple[Figures, dict[str, Any]]:
+    bench, parts = cfg.bench, cfg.bench.parts
+    model, name = await _model(cfg)
+    longest = bench.prompt_tokens + bench.answer_tokens
+    if "prefix" in parts:
+        longest = max(longest, 1 + await longest_judge_prompt(Renderer.load(model), cfg))
+    rollout = forced(cfg.rollout, longest, workdir)
+    figures: Figures = {}
+    setting: dict[str, Any] = {
+        "model": name,
+        "threads": cfg.learner.threads,
+        "answers": f"{bench.prompts} x {bench.group_size} of {bench.answer_tokens} tokens",
+    }
+    others: dict[str, Child] = {}
+    ours = None
+    try:
+        if {"generation", "sync"} & set(parts):
+            args = engine_args(str(model), rollout, derive_seed(cfg.seed, "engine", 0))
+            others["bare"] = Child("rl.bench.bare_vllm", args, engine_environment(rollout))
+        if "joint" in parts:
+            others["trl"] = Child("rl.bench.trl_trainer", _trl_setting(cfg, model), _threads(cfg))
+        # All at once: each takes half a minute to load.
+        loading = asyncio.gather(
+            *(ask(child, "ready", rollout.start_timeout_s) for child in others.values())
+        )
+        learner = bool({"sync", "joint"} & set(parts))
+        ours = await Ours.start(cfg, model, rollout, learner=learner)
+        await loading
+        for part in (p for p in PARTS if p in parts):
+            found, said = await PARTS[part](ours, others)
+            figures |= found
+            setting |= said
+        return figures, setting
+    finally:
+        for child in others.values():
+            child.close()
+        if ours is not None:
+            await ours.close()
+
+
+def _trl_setting(cfg: Config, model: Path) -> dict[str, Any]:
+    bench, optim = cfg.bench, cfg.optim
+    return {
+        "model": str(model),
+        "threads": cfg.learner.threads,
+        "prompts": bench.prompts,
+        "group_size": bench.group_size,
+        "answer_tokens": bench.answer_tokens,
+        "lr": optim.lr,
+        "weight_decay": optim.weight_decay,
+        "beta1": optim.beta1,
+        "beta2": optim.beta2,
+        "gradient_clipping": cfg.learner.gradient_clipping,
+    }
+
+
+def _threads(cfg: Config) -> dict[str, str]:
+    return {"OMP_NUM_THREADS": str(cfg.learner.threads), "TOKENIZERS_PARALLELISM": "false"}

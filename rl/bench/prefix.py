@@ -50,10 +50,16 @@ class Recorder:
         temperature: float,
         seed: int,
         session: str = "",
+        top_p: float = 1.0,
     ) -> Completion:
         self.prompts.append(list(tokens))
         return await self.sampler(
-            tokens, max_tokens=max_tokens, temperature=temperature, seed=seed, session=session
+            tokens,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            session=session,
         )
 
 

@@ -87,7 +87,9 @@ async def _measure(cfg: Config, workdir: Path) -> tuple[Figures, dict[str, Any]]
     try:
         if {"generation", "sync"} & set(parts):
             args = engine_args(str(model), rollout, derive_seed(cfg.seed, "engine", 0))
-            others["bare"] = Child("rl.bench.bare_vllm", args, engine_environment(rollout))
+            others["bare"] = Child(
+                "rl.bench.bare_vllm", args, engine_environment(rollout, cfg.weight_sync.backend)
+            )
         if "joint" in parts:
             others["trl"] = Child("rl.bench.trl_trainer", _trl_setting(cfg, model), _threads(cfg))
         # All at once: each takes half a minute to load.

@@ -31,6 +31,16 @@ class Load:
     cached_tokens: int
     """Of `prompt_tokens`, found in the prefix cache."""
 
+    def __add__(self, other: "Load") -> "Load":
+        return Load(
+            self.answers + other.answers,
+            max(self.active, other.active),
+            max(self.kv_usage, other.kv_usage),
+            self.preemptions + other.preemptions,
+            self.prompt_tokens + other.prompt_tokens,
+            self.cached_tokens + other.cached_tokens,
+        )
+
 
 @dataclass(slots=True)
 class _Limit:
@@ -60,7 +70,8 @@ class Admission:
     workers: int
     max_num_seqs: int
     _limits: list[_Limit] = field(init=False)
-    _loads: list[Load] = field(init=False, default_factory=list)
+    _since: Load | None = field(init=False, default=None)
+    """All reports since the metrics were last asked for."""
 
     def __post_init__(self) -> None:
         self._limits = [self._fresh() for _ in range(self.workers)]
@@ -69,7 +80,7 @@ class Admission:
         return _Limit(self.max_num_seqs, float(self.max_num_seqs))
 
     def observe(self, worker: int, load: Load) -> None:
-        self._loads.append(load)
+        self._since = self._since + load if self._since else load
         self._limits[worker].observe(load)
 
     def replaced(self, worker: int) -> None:
@@ -82,16 +93,13 @@ class Admission:
 
     def drain_metrics(self) -> dict[str, float]:
         """Over the reports since the last call; empty if there were none."""
-        loads, self._loads = self._loads, []
-        metrics: dict[str, float] = {}
-        if loads:
-            prompt = sum(load.prompt_tokens for load in loads)
-            cached = sum(load.cached_tokens for load in loads)
-            metrics = {
-                "engine/preemptions": float(sum(load.preemptions for load in loads)),
-                "engine/kv_usage": max(load.kv_usage for load in loads),
-                "engine/prompt_tokens": float(prompt),
-                "engine/cached_tokens": float(cached),
-                "engine/prefix_hits": cached / max(1, prompt),
-            }
-        return metrics
+        load, self._since = self._since, None
+        if load is None:
+            return {}
+        return {
+            "engine/preemptions": float(load.preemptions),
+            "engine/kv_usage": load.kv_usage,
+            "engine/prompt_tokens": float(load.prompt_tokens),
+            "engine/cached_tokens": float(load.cached_tokens),
+            "engine/prefix_hits": load.cached_tokens / max(1, load.prompt_tokens),
+        }

@@ -1,11 +1,12 @@
 """The change between two versions of the weights, bit for bit, and its way into another copy.
 
 Bytes are compared two at a time: an fp32 weight whose low half alone changed costs two bytes, and
-one of bf16 is a unit of its own. A tensor's changes are one bit a unit, set where it changed, then
-the changed units: at worst 1/16 more than the tensor itself, 1/16 of it where nothing changed.
+one of bf16 is a unit of its own. A tensor's changes are one bit a unit, set where it changed and
+deflated, then the changed units.
 """
 
 import mmap
+import zlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -24,7 +25,8 @@ def units(buffer: "mmap.mmap | bytearray", spec: TensorSpec) -> Units:
 def changes(held: Units, fresh: Units) -> bytes:
     """What `apply` needs to make `held` equal `fresh`."""
     changed = held != fresh
-    return np.packbits(changed).tobytes() + fresh[changed].tobytes()
+    bits = zlib.compress(np.packbits(changed), level=1)
+    return len(bits).to_bytes(8, "little") + bits + fresh[changed].tobytes()
 
 
 def apply(delta: bytes, held: bytearray, tensors: Iterable[TensorSpec]) -> None:
@@ -32,8 +34,9 @@ def apply(delta: bytes, held: bytearray, tensors: Iterable[TensorSpec]) -> None:
     at = 0
     for spec in tensors:
         target = units(held, spec)
-        width = -(-len(target) // 8)
-        bits = np.frombuffer(delta, np.uint8, width, at)
+        width = int.from_bytes(delta[at : at + 8], "little")
+        at += 8
+        bits = np.frombuffer(zlib.decompress(delta[at : at + width]), np.uint8)
         changed = np.unpackbits(bits, count=len(target)).view(bool)
         count = int(changed.sum())
         target[changed] = np.frombuffer(delta, np.uint16, count, at + width)

@@ -9,7 +9,7 @@ from typing import Any
 
 from rl.types import ConjointError
 
-NAMES = ("learner", "rewards", "rollout")
+NAMES = ("learner", "rewards", "rollout", "scheduler")
 
 
 def run(name: str, overrides: list[str]) -> int:

@@ -42,7 +42,10 @@ ROLLOUT_TARGETS = {
 }
 """Of `conjoint bench rollout`: our time over that of bare vLLM; cached over cacheable prompt
 tokens; trained tokens a second over those of TRL's GRPOTrainer."""
-ALL_TARGETS = TARGETS | REWARD_TARGETS | ROLLOUT_TARGETS
+SCHEDULER_TARGETS = {"controller_us": 200.0, "occupancy": 0.9}
+"""Of `conjoint bench scheduler`: microseconds of the controller for an answer; share of the
+engines' places that are taken, where 1 is the bound of continuous batching."""
+ALL_TARGETS = TARGETS | REWARD_TARGETS | ROLLOUT_TARGETS | SCHEDULER_TARGETS
 _MOST = ("overhead_ms", "soak_left", "soak_growth_mb", "math_wrong", "math_slowest")
 AT_MOST = (
     "head_memory",
@@ -50,6 +53,7 @@ AT_MOST = (
     "generation_time",
     "sync_over_reload",
     "sync_over_file",
+    "controller_us",
     *(n for n in REWARD_TARGETS if n.startswith(_MOST)),
 )
 """The others are at least."""

@@ -25,7 +25,7 @@ def units(buffer: "mmap.mmap | bytearray", spec: TensorSpec) -> Units:
 def changes(held: Units, fresh: Units) -> bytes:
     """What `apply` needs to make `held` equal `fresh`."""
     changed = held != fresh
-    bits = zlib.compress(np.packbits(changed), level=1)
+    bits = zlib.compress(np.packbits(changed).tobytes(), level=1)
     return len(bits).to_bytes(8, "little") + bits + fresh[changed].tobytes()
 
 

@@ -34,6 +34,13 @@ class Llm:
         return call
 
 
+class Actor(EngineActor):
+    """One that is ready without an answer: nothing here samples."""
+
+    async def ready(self, stop_ids: list[int]) -> None:
+        return None
+
+
 class StepLearner:
     def __init__(self, log: list[str]) -> None:
         self._log = log
@@ -48,7 +55,7 @@ class StepLearner:
 
 
 async def parts(log: list[str]) -> tuple[ColocatedLearner, VllmEngine]:
-    worker = object.__new__(EngineActor)
+    worker = object.__new__(Actor)
     worker._llm, worker._asleep = Llm(log), False  # type: ignore[assignment]
     worker._meter = LoadMeter()
     engine = InProcess(worker, RolloutConfig(heartbeat_s=100)).engine

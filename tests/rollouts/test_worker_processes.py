@@ -13,10 +13,11 @@ import psutil
 import pytest
 
 from rl.types import StopRun
+from rollouts.admission import Load
 from rollouts.belongings import Belongings, mark_environment
 from rollouts.engine import RolloutConfig
 from rollouts.vllm_engine import VllmEngine
-from rollouts.vllm_worker import SampleResult
+from rollouts.vllm_worker import Sampled, SampleResult
 from rollouts.worker_set import EngineWorker, WorkerSet
 from tests.rollouts.stand_in import StandIn
 
@@ -31,8 +32,9 @@ class Results(StandIn):
         wait = super().remote(method, *args)
         return self._results(wait) if method == "sample" else wait
 
-    async def _results(self, wait: Any) -> list[SampleResult]:
-        return [SampleResult([seed], [-1.0], "stop", [0]) for seed in await wait]
+    async def _results(self, wait: Any) -> Sampled:
+        results = [SampleResult([seed], [-1.0], "stop", [0]) for seed in await wait]
+        return Sampled(results, Load(len(results), 1, 0.0, 0, 0, 0))
 
 
 def launch(slot: int) -> EngineWorker:

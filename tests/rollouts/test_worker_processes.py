@@ -2,6 +2,7 @@
 does with engines, in seconds."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -117,7 +118,8 @@ async def test_four_deaths_in_a_row_end_the_run_and_nothing_stays(engine: VllmEn
             pids = worker.belongings.processes()
             if pids and not worker.words:
                 seen.append(worker)
-                os.kill(pids[0], signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pids[0], signal.SIGKILL)
             await asyncio.sleep(0.02)
     with pytest.raises(StopRun, match="vllm-0 died 4 times in a row"):
         await engine.pause()

@@ -92,6 +92,9 @@ def replayed(t: Trajectory, calls: list[tuple[list[int], Completion]]) -> Trajec
         whole = [*prompt, *completion.tokens]
         if t.tokens[: len(whole)] != whole or prompt[: len(made.tokens)] != made.tokens:
             continue
+        # Another episode may have drawn the same tokens, in another batch.
+        if t.behavior_logprobs[len(prompt) : len(whole)] != completion.logprobs:
+            continue
         made.extend_context(prompt[len(made.tokens) :])
         made.extend_sampled(completion)
     return made

@@ -12,22 +12,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from rl.advantages import AdvantageConfig, assign_advantages
 from rl.batch import make_batch
 from rl.bench.joint import token_reward
 from rl.config import Config
 from rl.learner_group import LearnerGroup, RankArguments
 from rl.losses import LossConfig
-from rl.ray_start import start_ray
 from rl.shape import ModelShape
 from rl.types import Completion, ConjointError, Group, Status, Task, Trajectory, derive_seed
 from rl.weight_sync import PausedSync, SharedMemorySender
 from rollouts.engine import RolloutConfig
 from rollouts.renderer import Renderer
 from rollouts.vllm_engine import VllmEngine
-from rollouts.weights import buffer_path, sweep_buffers
+from rollouts.weights import buffer_path
 
 LOSS = LossConfig("dapo", clip_high=0.28)
 """Of TRL's defaults."""
@@ -72,9 +69,7 @@ class Ours:
 
     @staticmethod
     async def start(cfg: Config, model: Path, rollout: RolloutConfig, *, learner: bool) -> "Ours":
-        """Without a learner the engine samples from the weights of the folder."""
-        sweep_buffers()
-        await asyncio.to_thread(start_ray, cfg.cluster)
+        """Ray must be up. Without a learner the engine samples from the weights of the folder."""
         engine = VllmEngine.launch(str(model), rollout, cfg.seed, "shm")
         renderer = Renderer.load(model)
         ours = Ours(cfg, model, engine, None, renderer, buffer_path("bench"))
@@ -100,7 +95,6 @@ class Ours:
         await self.engine.close()
         if self.learner is not None:
             await self.learner.close()
-        await asyncio.to_thread(ray.shutdown)
         Path(self.buffer).unlink(missing_ok=True)
 
     async def answers(

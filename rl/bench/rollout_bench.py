@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from rl.bench.child import Child
 from rl.bench.config import judged
 from rl.bench.ours import Ours, forced
@@ -14,9 +16,11 @@ from rl.bench.rollout_parts import PARTS, Figures, ask
 from rl.config import Config
 from rl.models import SMOLLM2, resolve_model
 from rl.policy import policy_folder
+from rl.ray_start import start_ray
 from rl.types import ConjointError, derive_seed
 from rollouts.renderer import Renderer
 from rollouts.vllm_worker import engine_args, engine_environment
+from rollouts.weights import sweep_buffers
 
 
 def measure(cfg: Config) -> dict[str, Any]:
@@ -37,6 +41,8 @@ def measure(cfg: Config) -> dict[str, Any]:
 def _check(cfg: Config) -> None:
     """Both sides run on the CPU, with one engine, one rank and as many threads."""
     needed = {
+        "rollout.backend": (cfg.rollout.backend, "vllm"),
+        "weight_sync.backend": (cfg.weight_sync.backend, "shm"),
         "rollout.engines": (cfg.rollout.engines, 1),
         "rollout.gpus_per_engine": (cfg.rollout.gpus_per_engine, 0),
         "learner.ranks": (cfg.learner.ranks, 1),
@@ -83,22 +89,24 @@ async def _measure(cfg: Config, workdir: Path) -> tuple[Figures, dict[str, Any]]
         "answers": f"{bench.prompts} x {bench.group_size} of {bench.answer_tokens} tokens",
     }
     others: dict[str, Child] = {}
+    loading: list[asyncio.Task[dict[str, Any]]] = []
     ours = None
+    sweep_buffers()
+    # Before the others: Ray gives up where they hold the cores for too long.
+    await asyncio.to_thread(start_ray, cfg.cluster)
     try:
         if {"generation", "sync"} & set(parts):
             args = engine_args(str(model), rollout, derive_seed(cfg.seed, "engine", 0))
-            others["bare"] = Child(
-                "rl.bench.bare_vllm", args, engine_environment(rollout, cfg.weight_sync.backend)
-            )
+            environment = engine_environment(rollout, "shm")
+            others["bare"] = Child("rl.bench.bare_vllm", args, environment)
         if "joint" in parts:
             others["trl"] = Child("rl.bench.trl_trainer", _trl_setting(cfg, model), _threads(cfg))
         # All at once: each takes half a minute to load.
-        loading = asyncio.gather(
-            *(ask(child, "ready", rollout.start_timeout_s) for child in others.values())
-        )
+        limit = rollout.start_timeout_s
+        loading = [asyncio.create_task(ask(child, "ready", limit)) for child in others.values()]
         learner = bool({"sync", "joint"} & set(parts))
         ours = await Ours.start(cfg, model, rollout, learner=learner)
-        await loading
+        await asyncio.gather(*loading)
         for part in (p for p in PARTS if p in parts):
             found, said = await PARTS[part](ours, others)
             figures |= found
@@ -107,8 +115,10 @@ async def _measure(cfg: Config, workdir: Path) -> tuple[Figures, dict[str, Any]]
     finally:
         for child in others.values():
             child.close()
+        await asyncio.gather(*loading, return_exceptions=True)
         if ours is not None:
             await ours.close()
+        await asyncio.to_thread(ray.shutdown)
 
 
 def _trl_setting(cfg: Config, model: Path) -> dict[str, Any]:

@@ -112,6 +112,7 @@ def test_what_must_be_lower_and_what_must_be_higher():
         (["bench.prompt_tokens=0"], "bench.prompt_tokens must be at least 1"),
         (["bench.answer_tokens=0"], "bench.answer_tokens must be at least 1"),
         (["rollout.engines=2"], "set rollout.engines=1"),
+        (["rollout.backend=transformers"], "set rollout.backend=vllm"),
         (["learner.ranks=2"], "set learner.ranks=1"),
         (["learner.threads=1"], "set learner.threads=2"),
         (["optim.name=muon"], "set optim.name=adamw"),
@@ -122,7 +123,7 @@ def test_what_must_be_lower_and_what_must_be_higher():
 def test_bench_rollout_refuses_before_anything_starts(
     words: list[str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("Child", "Ours"):
+    for name in ("Child", "Ours", "start_ray"):
         monkeypatch.setattr(rollout_bench, name, lambda *_, **__: pytest.fail("a process started"))
     with pytest.raises(ConjointError, match=said):
         run("rollout", words)

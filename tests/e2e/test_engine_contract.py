@@ -1,4 +1,4 @@
-"""The contract of `tests/engine_contract.py` on real workers: vLLM, and the plain engine in Ray."""
+"""The contract of `tests/engine_contract.py` on a real worker: the plain engine in Ray."""
 
 import asyncio
 import os
@@ -19,14 +19,14 @@ from tests.engine_contract import CHECKS, Rig
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
-async def exercise(folder: Path, backend: str, **keys: str) -> list[str]:
-    """Names of the checks that passed; weights travel whole and as deltas."""
+async def exercise(folder: Path) -> list[str]:
+    """Names of the checks that passed; weights travel as deltas."""
     from transformers import AutoModelForCausalLM
 
-    cfg = RolloutConfig(backend=backend, max_model_len=256, threads=1)
+    cfg = RolloutConfig(backend="transformers", max_model_len=256, threads=1)
     engine = VllmEngine.launch(str(folder), cfg, 0, "shm")
-    path = buffer_path(f"contract-{backend}")
-    sender = SharedMemorySender(path, **keys)
+    path = buffer_path("contract")
+    sender = SharedMemorySender(path, delta="float32")
     named = dict(AutoModelForCausalLM.from_pretrained(folder).named_parameters())
 
     def send(version: int):
@@ -41,8 +41,7 @@ async def exercise(folder: Path, backend: str, **keys: str) -> list[str]:
         for check in CHECKS:
             await check(rig)
             passed.append(check.__name__)  # type: ignore[attr-defined]
-        if backend == "transformers":
-            await a_killed_worker_is_replaced_and_its_answers_are_the_same(rig, engine)
+        await a_killed_worker_is_replaced_and_its_answers_are_the_same(rig, engine)
     finally:
         await engine.close()
         for name in (path, f"{path}.delta"):
@@ -66,8 +65,8 @@ async def a_killed_worker_is_replaced_and_its_answers_are_the_same(
     assert engine._set.slots[0].belongings.processes() != [killed]
 
 
-async def test_vllm_and_the_plain_engine_keep_one_contract(tmp_path: Path, ray_running):
-    tied = tiny(tmp_path / "tied", tied=True)
+async def test_the_plain_engine_keeps_the_contract_in_a_process_of_its_own(
+    tmp_path: Path, ray_running
+):
     names = [check.__name__ for check in CHECKS]  # type: ignore[attr-defined]
-    assert await exercise(tied, "transformers") == names
-    assert await exercise(tied, "vllm", delta="float32") == names
+    assert await exercise(tiny(tmp_path / "tied", tied=True)) == names

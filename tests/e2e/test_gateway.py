@@ -86,9 +86,9 @@ class Recording:
 
 
 def replayed(t: Trajectory, calls: list[tuple[list[int], Completion]]) -> Trajectory:
-    """The trajectory that the engine's own record gives, call by call."""
+    """The trajectory that the engine's own record gives, turn by turn."""
     made = Trajectory()
-    for prompt, completion in calls:
+    for prompt, completion in sorted(calls, key=lambda call: len(call[0])):
         whole = [*prompt, *completion.tokens]
         if t.tokens[: len(whole)] != whole or prompt[: len(made.tokens)] != made.tokens:
             continue

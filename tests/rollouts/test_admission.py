@@ -64,6 +64,8 @@ def test_metrics_are_over_the_reports_since_the_last_call():
     assert admission.drain_metrics() == {
         "engine/preemptions": 3.0,
         "engine/kv_usage": 0.99,
+        "engine/prompt_tokens": 160.0,
+        "engine/cached_tokens": 60.0,
         "engine/prefix_hits": 60 / 160,
     }
     assert admission.drain_metrics() == {}

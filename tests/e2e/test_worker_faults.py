@@ -48,10 +48,10 @@ MODEL: dict[str, Any] = {
 
 
 def segments_here() -> set[str]:
-    """Of engines and weights, that no living process maps: other tests may have theirs. The jail
-    sweeps its folders when it next starts."""
+    """Shared memory of engines and weights that no living process maps: other tests may have
+    theirs. The jail sweeps its folders when it next starts."""
     names = {path.name for path in Path("/dev/shm").iterdir()}
-    found = {n for n in names if re.match(r"psm_|sem\.mp-|conjoint-\d", n)}
+    found = {n for n in names if re.match(r"psm_|conjoint-\d", n)}
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):
             text = maps.read_text(encoding="utf-8", errors="replace")

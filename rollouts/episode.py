@@ -150,13 +150,6 @@ class Episode:
         return bool(t.sampled and t.sampled[-1] and t.tokens[-1] in self._renderer.stop_ids)
 
 
-async def run_episode(
-    env: Env, sampler: Sampler, renderer: Renderer, limits: EpisodeLimits, seed: int, session: str
-) -> Trajectory:
-    """Play one episode from its start to its end."""
-    return await Episode(sampler, renderer, limits, seed, session).play(env)
-
-
 def to_the_end(sampler: Sampler) -> Sampler:
     """The same sampler for callers that know nothing of parts: an aborted call is asked again for
     the rest."""

@@ -12,7 +12,7 @@ import pytest_asyncio
 from envs.base import SingleTurn
 from rl.types import Status, Task, derive_seed
 from rollouts.engine import RolloutConfig
-from rollouts.episode import EpisodeLimits, run_episode
+from rollouts.episode import Episode, EpisodeLimits
 from rollouts.vllm_engine import VllmEngine
 from rollouts.worker_set import EngineWorker, WorkerSet
 from tests.e2e.counting_actor import CountingActor, drawn_from
@@ -64,7 +64,7 @@ async def play(engine: VllmEngine, index: int) -> set[str]:
     task = Task.make("math", f"{index}+1")
     seeds = [derive_seed(index, member) for member in range(GROUP_SIZE)]
     episodes = (
-        run_episode(SingleTurn(task), engine, CharRenderer(), LIMITS, seed, task.id)  # type: ignore[arg-type]
+        Episode(engine, CharRenderer(), LIMITS, seed, task.id).play(SingleTurn(task))  # type: ignore[arg-type]
         for seed in seeds
     )
     trajectories = await asyncio.gather(*episodes)

@@ -8,7 +8,7 @@ import pytest
 from envs.base import SingleTurn
 from rl.types import Completion, Message, Status, Task, Trajectory
 from rollouts.collector import Collector
-from rollouts.episode import Episode, EpisodeLimits, run_episode, to_the_end
+from rollouts.episode import Episode, EpisodeLimits, to_the_end
 from tests.fakes import CharRenderer, FakeEngine
 
 LIMITS = EpisodeLimits(budget=8, max_model_len=64, max_turns=1, temperature=1.0)
@@ -17,7 +17,7 @@ TASK = Task.make("math", "1+1")
 
 async def play(answer: str, limits: EpisodeLimits = LIMITS):
     engine = FakeEngine(lambda prompt, seed: answer)
-    return await run_episode(SingleTurn(TASK), engine, CharRenderer(), limits, 0, "s")  # type: ignore[arg-type]
+    return await Episode(engine, CharRenderer(), limits, 0, "s").play(SingleTurn(TASK))  # type: ignore[arg-type]
 
 
 async def test_a_finished_answer_is_completed_and_aligned():
@@ -70,14 +70,8 @@ class Quiz:
 async def test_turns_are_appended_and_the_environment_is_closed():
     env = Quiz()
     engine = FakeEngine(lambda prompt, seed: "ok")
-    t = await run_episode(
-        env,
-        engine,
-        CharRenderer(),
-        EpisodeLimits(50, 200, 3, 1.0),
-        0,
-        "s",  # type: ignore[arg-type]
-    )
+    episode = Episode(engine, CharRenderer(), EpisodeLimits(50, 200, 3, 1.0), 0, "s")  # type: ignore[arg-type]
+    t = await episode.play(env)
     assert t.status is Status.COMPLETED and env.closed
     first = CharRenderer().prompt([Message(role="user", content="first")])
     assert t.tokens[: len(first)] == first
@@ -169,7 +163,7 @@ class TakenOut(FakeEngine):
 
 async def test_a_call_taken_out_goes_on_with_its_tokens_and_another_seed():
     engine = TakenOut(lambda prompt, seed: "four")
-    t = await run_episode(SingleTurn(TASK), engine, CharRenderer(), LIMITS, 0, "s")  # type: ignore[arg-type]
+    t = await Episode(engine, CharRenderer(), LIMITS, 0, "s").play(SingleTurn(TASK))  # type: ignore[arg-type]
     assert t.status is Status.COMPLETED and t.response == "four"
     assert [v for v in t.versions if v >= 0] == [0, 1, 2, 2, 2]
     drawn = [p for p, s in zip(t.behavior_logprobs, t.sampled, strict=True) if s]
@@ -206,5 +200,5 @@ async def test_an_answer_that_repeats_itself_is_cut_off():
             return replace(await super().__call__(*args, **kwargs), stop_reason="repetition")
 
     engine = Repeating(lambda prompt, seed: "2")
-    t = await run_episode(SingleTurn(TASK), engine, CharRenderer(), LIMITS, 0, "s")  # type: ignore[arg-type]
+    t = await Episode(engine, CharRenderer(), LIMITS, 0, "s").play(SingleTurn(TASK))  # type: ignore[arg-type]
     assert t.status is Status.TRUNCATED

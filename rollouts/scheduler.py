@@ -119,8 +119,10 @@ class Scheduler:
         return wave
 
     async def _play_wave(self, number: int, wave: _Wave) -> list[Group]:
+        begun = max((slot.attempt for slot in wave.slots), default=0)
         await self._play_slots(number, wave, wave.slots)
-        for _ in range(self._cfg.replace_flat):
+        # A resumed wave has had some of its rounds already.
+        for _ in range(begun, self._cfg.replace_flat):
             # In rounds, not one by one: which task is drawn must not depend on who ends first.
             flat = [s for s in wave.slots if s.group is not None and self._hooks.flat(s.group)]
             if not flat:

@@ -284,6 +284,31 @@ def test_a_synchronous_step_starts_anew_with_the_same_answers():
     assert ours == theirs
 
 
+def test_a_resumed_wave_has_the_rounds_of_replacement_that_are_left():
+    """Every group is flat: two rounds in all, whenever the run is stopped."""
+    cfg = replace(CFG, replace_flat=2, max_staleness=0)
+
+    async def first() -> tuple[int, dict]:
+        trial = Trial(cfg, flat=lambda group: True)
+        trial.begin()
+        going = asyncio.create_task(trial.scheduler.sampled(0, 1))
+        while trial.drawn < 2 * cfg.groups_per_step:
+            await asyncio.sleep(1.0)
+        going.cancel()
+        state = trial.scheduler.state()
+        await trial.scheduler.close()
+        return trial.drawn, state
+
+    async def second(drawn: int, state: dict) -> Trial:
+        trial = Trial(cfg, drawn=drawn, flat=lambda group: True)
+        trial.begin(state)
+        await trial.step(0, 1)
+        return trial
+
+    resumed = simulate(second(*simulate(first())))
+    assert resumed.ids == run(1, cfg=cfg, flat=lambda group: True).ids
+
+
 def test_what_stops_the_run_comes_out_of_the_batch():
     class Broken(Trial):
         async def score(self, group: Group, wave: int) -> Group:

@@ -188,12 +188,12 @@ async def test_half_written_weights_are_refused_and_never_sampled(bench: Bench):
     assert {answer.version for answer in answers} == {2}
 
 
-@pytest.mark.skip(reason="not seen to pass on real engines; stand-ins die four times in a row")
 @on_one_loop
 async def test_a_fourth_death_in_a_row_ends_the_run(bench: Bench):
     """The last test of these workers. Each dies as its actor begins: a process that dies before is
     none to Ray, which starts another for the same actor a minute later."""
     workers, engine = [], bench.engine
+    row = engine._set._in_a_row[1]  # an earlier case may have begun it
     async with asyncio.timeout(300):
         while engine._set._stop is None:
             worker = engine._set.slots[1]
@@ -205,10 +205,9 @@ async def test_a_fourth_death_in_a_row_ends_the_run(bench: Bench):
             await asyncio.sleep(0.05)
     with pytest.raises(StopRun, match=r"vllm-1 died 4 times in a row.*rollout.max_deaths=3"):
         await engine.pause()
-    assert len(set(workers)) == 4
+    assert len(set(workers)) == 4 - row
 
 
-@pytest.mark.skip(reason="not seen to end on real engines")
 @on_one_loop
 async def test_a_worker_that_cannot_start_is_told_with_its_traceback(tmp_path: Path, bench: Bench):
     from rollouts.vllm_engine import VllmEngine
@@ -253,7 +252,6 @@ def test_a_sender_killed_half_way_ends_the_run_and_leaves_its_checkpoint(half):
     assert until(lambda: segments_here() <= before, 30), segments_here() - before
 
 
-@pytest.mark.skip(reason="not seen to pass since its check leaves out the jail's own folders")
 def test_a_killed_driver_leaves_nothing(half):
     path, before, _ = half
     driver = subprocess.Popen(

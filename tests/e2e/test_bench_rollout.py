@@ -35,7 +35,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-@pytest.mark.skip(reason="not seen to pass since Ray starts before the other side; run it alone")
 def test_every_part_sets_our_engine_and_learner_beside_the_other_side(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -161,14 +161,14 @@ def _function(spec: str, key: str) -> Callable[[str, Task], Awaitable[Any]]:
 
 
 def _module(source: str) -> Any:
-    """Its own folder (or the working directory) is importable too."""
+    """Its own folder (or the working directory) is importable too, after everything else: a user's
+    json.py must not stand in for the standard library's, here or in a process that starts later."""
     file = Path(source).resolve()
     folder = str(file.parent if source.endswith(".py") else Path.cwd())
     if folder not in sys.path:
-        sys.path.insert(0, folder)
+        sys.path.append(folder)
     if not source.endswith(".py"):
         return importlib.import_module(source)
-    # A name of its own: a user's json.py must not stand in for the standard library's.
     found = importlib.util.spec_from_file_location(f"agent_{file.stem}", file)
     assert found is not None and found.loader is not None
     module = importlib.util.module_from_spec(found)

@@ -152,13 +152,13 @@ def _absolute(spec: str) -> str:
 
 @functools.cache
 def _load(spec: str) -> Callable[..., Any]:
-    """Import the function; its own folder (or the working directory) is importable too."""
+    """Import the function; its own folder (or the working directory) is importable too, after
+    everything else: a user's math.py must not stand in for the standard library's."""
     source, _, name = spec.rpartition(":")
     folder = os.path.dirname(source) if source.endswith(".py") else os.getcwd()
     if folder not in sys.path:
-        sys.path.insert(0, folder)
+        sys.path.append(folder)
     if source.endswith(".py"):
-        # A name of its own: a user's math.py must not stand in for the standard library's.
         found = importlib.util.spec_from_file_location(f"plugin_{Path(source).stem}", source)
         if found is None or found.loader is None:
             raise ImportError(f"{source} is not a Python file")

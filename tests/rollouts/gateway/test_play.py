@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -214,12 +215,19 @@ async def test_what_is_asked_after_the_end_is_not_sampled():
 # -- configuration ----------------------------------------------------------------------------
 
 
-async def test_agents_are_found_by_module_file_or_command(tmp_path: Path):
+async def test_agents_are_found_by_module_file_or_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "path", list(sys.path))
     assert isinstance(load_agent(AgentConfig("tests.agents:play"), "k"), FunctionAgent)
     file = tmp_path / "json.py"  # not the standard library's
     file.write_text("async def go(base_url, task):\n    raise OSError('mine')\n")
     own = load_agent(AgentConfig(f"{file}:go", 5.0, 2), "k")
     assert (own.deadline_s, own.concurrency) == (5.0, 2)
+    assert str(tmp_path) in sys.path
+    found = PathFinder.find_spec("json")  # as a process that starts later finds it
+    assert found is not None
+    assert found.origin != str(file)
     with pytest.raises(OSError, match="mine"):
         await own("", TASK)
     command = load_agent(AgentConfig(f"{sys.executable} -m 'tests.agents' --x=a:b"), "k")

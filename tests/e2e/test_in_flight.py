@@ -4,6 +4,7 @@ weights which its version names, whatever happened to its answer between."""
 import asyncio
 import contextlib
 import os
+import signal
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -350,5 +351,30 @@ async def test_pause_abort_and_resume_in_any_order(rigs: Rigs):
     await rig.engine.resume()
     whole = rig.record(rest, parts)
     assert [t.num_sampled for t in whole] == [rig.max_tokens] * REQUESTS
+    assert several(whole) == REQUESTS
+    rig.check(whole)
+
+
+async def test_taken_out_and_gone_on_with_after_a_restart(rigs: Rigs):
+    """Last in this file: the engines that replace these two are not watched ones."""
+    rig = rigs["tied"]
+    calls = rig.ask()
+    await rig.midway(calls)
+    await rig.engine.abort()
+    parts = rig.record(await asyncio.gather(*calls))
+    before = [(list(t.behavior_logprobs), list(t.versions)) for t in parts]
+    await rig.update()
+
+    old = {pid for slot in rig.engine._set.slots for pid in slot.belongings.note()}
+    for pid in old:
+        os.kill(pid, signal.SIGKILL)
+    rest = await asyncio.gather(*rig.ask(parts))
+    new = {pid for slot in rig.engine._set.slots for pid in slot.belongings.note()}
+    assert rig.engine._set.deaths == 2 and new and not old & new
+
+    whole = rig.record(rest, parts)
+    for t, (logprobs, versions) in zip(whole, before, strict=True):
+        assert t.behavior_logprobs[: len(logprobs)] == logprobs
+        assert t.versions[: len(versions)] == versions
     assert several(whole) == REQUESTS
     rig.check(whole)

@@ -20,6 +20,8 @@ def start_ray(cluster: "ClusterConfig") -> None:
     Raises StopRun where a Ray of its own does not come up.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray's own 15 is for background work: anything else on the machine would starve the engines.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     local = {"num_cpus": cluster.num_cpus, "include_dashboard": False}
     try:
         with marked_children():

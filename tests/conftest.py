@@ -1,9 +1,11 @@
 """Which tests run in one process when pytest has several (`make check`)."""
 
+import os
 from typing import Any
 
 import pytest
 
+os.environ.setdefault("RAY_worker_niceness", "0")  # as `start_ray` does for a run
 ENGINES = "tests/e2e/"
 JAILS = (
     "tests/rewards/sandbox/",

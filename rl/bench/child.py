@@ -28,8 +28,7 @@ class Child:
         self._name = module
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
-            # Ray's workers are as nice: both sides must lose as much where others work too.
-            ["nice", "-n", "15", sys.executable, "-m", module, json.dumps(given)],
+            [sys.executable, "-m", module, json.dumps(given)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -64,6 +64,7 @@ async def _run(plan: "Plan", resume: "Resume | None") -> int:
     folder = resume.folder if resume else RunFolder.create(new, cfg.name)
     # What follows loads Ray and the engines: only now, when nothing can be refused any more.
     from rl.build import start
+    from rl.garbage import collecting_less
     from rl.interrupt import Interrupt, kill_all, own_processes
     from rl.report.build import build_report
     from rl.train import train
@@ -77,7 +78,8 @@ async def _run(plan: "Plan", resume: "Resume | None") -> int:
     try:
         system = await interrupt.until_stopped(start(plan, folder, console, interrupt, checkpoint))
         if system is not None:
-            await train(system)
+            with collecting_less():
+                await train(system)
             if not interrupt.stopped:
                 system.write_summary()
     finally:

@@ -16,6 +16,7 @@ from envs.base import SingleTurn
 from rl.bench.config import judged
 from rl.bench.simulation import OneTokenRenderer, SimulatedEngine, simulate
 from rl.config import Config
+from rl.garbage import collecting_less
 from rl.types import Group, Task
 from rollouts.collector import Collector
 from rollouts.engine import RolloutConfig
@@ -32,9 +33,10 @@ AHEAD = 2
 def measure(cfg: Config) -> dict[str, Any]:
     """{"ratios": {NAME: {value, target, met, runs}}, "setting": {...}}; takes a minute or two."""
     costs: dict[str, list[float]] = {f"{workers} workers": [] for workers in WORKERS}
-    for _ in range(cfg.bench.repeats):
-        for workers in WORKERS:
-            costs[f"{workers} workers"].append(controller_us(workers))
+    with collecting_less():  # as in a run
+        for _ in range(cfg.bench.repeats):
+            for workers in WORKERS:
+                costs[f"{workers} workers"].append(controller_us(workers))
     filled = {f"{n} ahead": [occupancy(n)] for n in (0, 1, 2, 4)}
     figures = {
         "controller_us": (max(map(median, costs.values())), costs),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import ray
 
-from envs.base import SingleTurn
+from envs.confidence import single_turn
 from rewards.base import RewardContext
 from rewards.judge import Judge
 from rewards.sandbox.backend import make_sandbox
@@ -76,7 +76,7 @@ async def _start(
     endpoint = judge_endpoint(cfg.judge)
     if endpoint is not None:
         await check_judge(endpoint)
-    model = await policy_folder(cfg.model, cfg.sft)
+    model = await policy_folder(cfg.model, cfg.nano)
     renderer = Renderer.load(model)
     ptx = PtxStream(plan.ptx_rows, renderer, cfg.ptx, cfg.seed) if plan.ptx_rows else None
     console.message("starting Ray, the rollout engine and the learner ...")
@@ -95,12 +95,12 @@ async def _start(
     for words in probes:
         console.message(words)
     context = RewardContext(to_the_end(engine), renderer, cfg.seed, endpoint)
-    scorer = Scorer(rewards, context)
+    scorer = Scorer(rewards, context, cfg.confident)
     gateway = Gateway(engine, renderer)
     if plan.agents:
         await gateway.start()
     agents = Agents(gateway, plan.agents)
-    collector = Collector(engine, renderer, SingleTurn, cfg.seed, agents)
+    collector = Collector(engine, renderer, single_turn(cfg.confident), cfg.seed, agents)
     sender = _sender(cfg, engine, buffer)
     system = System(
         cfg=cfg,

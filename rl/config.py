@@ -5,7 +5,7 @@ values. Below this file nobody sees a DictConfig.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,6 +56,9 @@ class TaskConfig:
     instead of a file; the kind's reward is `logic`."""
     allow_gameable: bool = False
     """Take datasets that pay for junk answers too."""
+    confidence: bool = False
+    """Ask for the chance that the answer is right, in a last line of it, and pay it (RLCR; see
+    docs/self-critique.md). For kinds that a verifier grades."""
     agent: AgentConfig = field(default_factory=AgentConfig)
     """A program that plays this kind's tasks by itself (docs/gateway.md)."""
 
@@ -117,6 +120,17 @@ class Config:
             for kind, task in self.tasks.items()
             if task.weight > 0 and (self.reward.rubrics or not self.reward.only_rubric(kind))
         }
+
+    @property
+    def confident(self) -> list[str]:
+        """The task kinds that take part and state a confidence."""
+        return [kind for kind, task in self.kinds.items() if task.confidence]
+
+    @property
+    def nano(self) -> SftConfig:
+        """How nano is made for this run: its demonstrations state what the tasks ask for."""
+        stated = {kind for kind in self.confident if kind in self.sft.rows}
+        return replace(self.sft, confidence=sorted(stated.union(self.sft.confidence)))
 
     @property
     def scheduled(self) -> bool:

@@ -7,9 +7,10 @@ sentence that names the keys, and comes before anything loads.
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from rl.critic import JUDGED
 from rl.deepspeed_config import deepspeed_config
 from rl.overrides import suggest
-from rl.types import ConjointError
+from rl.types import CALIBRATION, ConjointError
 
 if TYPE_CHECKING:
     from rl.config import Config
@@ -103,8 +104,43 @@ def _validate_tasks(cfg: "Config") -> None:
                 f"budget.toggle.kinds: {kind} is judged by rubrics alone, so no answer of it is "
                 "correct and no length limit could be set; leave it out"
             )
+    _validate_confidence(cfg)
     if not cfg.kinds:
         raise ConjointError("no task kind is left: give some tasks.KIND.weight above 0")
+
+
+def _validate_confidence(cfg: "Config") -> None:
+    """A confidence is paid by what a verifier proves, and asked for in a prompt that is ours."""
+    for kind, task in cfg.tasks.items():
+        rewards = cfg.reward.kinds.get(kind, [])
+        if not task.confidence:
+            continue
+        if JUDGED.issuperset(rewards):
+            raise ConjointError(
+                f"tasks.{kind}.confidence is paid by what a verifier proves, and {kind} is only "
+                f"judged ({', '.join(rewards)}); add the rubric 'calibrated' to reward.rubrics for "
+                "it instead"
+            )
+        if task.agent.run:
+            raise ConjointError(
+                f"tasks.{kind}.agent.run writes its own prompts, so nothing asks for "
+                f"tasks.{kind}.confidence; turn one of them off"
+            )
+        weights = [cfg.reward.weights.get(name.rpartition(":")[2], 1.0) for name in rewards]
+        if not sum(weights) > 0:
+            raise ConjointError(
+                f"tasks.{kind}.confidence would be all that pays {kind}, and a wrong answer with "
+                "confidence 0 as much as a right one with 1; give one of its rewards a weight "
+                "above 0 in reward.weights"
+            )
+    weight = cfg.reward.weights.get(CALIBRATION)
+    if weight is not None and not 0 <= weight < float("inf"):
+        raise ConjointError(f"reward.weights.{CALIBRATION}={weight} must be 0 or more")
+    if weight is not None and not cfg.confident:
+        raise ConjointError(
+            f"reward.weights.{CALIBRATION} has no effect: no task kind states a confidence; set "
+            "tasks.KIND.confidence=true"
+        )
 
 
 def _validate_files(cfg: "Config") -> None:

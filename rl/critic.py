@@ -94,11 +94,11 @@ def answer_pairs(group: Group, rng: random.Random) -> list[tuple[str, str]]:
 def verified(trajectory: Trajectory) -> float | None:
     """The lowest verifier score of a finished answer; None if truncated, failed or not verified.
 
-    A judge's own score proves nothing and is not counted.
+    A judge's own score proves nothing and is not counted, nor is that of a stated confidence.
     """
     if trajectory.status is not Status.COMPLETED:
         return None
-    values = [score.value for score in trajectory.scores if score.name not in JUDGED]
+    values = [score.value for score in trajectory.checks if score.name not in JUDGED]
     known = [value for value in values if value is not None]
     return min(known) if known and len(known) == len(values) else None
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rewards.base import RewardContext
 from rewards.judge import Judge, judge_accuracy
+from rl.calibration import stated_fields
 from rl.metrics import answer_score
 from rl.scoring import Scorer
 from rl.types import ConjointError, Group, Task
@@ -125,4 +126,5 @@ def _row(group: Group) -> dict[str, Any]:
         "response": answer.response,
         "num_tokens": answer.num_sampled,
         "reasons": [reason for score in answer.scores for reason in score.reasons],
+        **stated_fields(answer),
     }

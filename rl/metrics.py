@@ -16,6 +16,7 @@ from statistics import fmean, pstdev
 from typing import Any, Protocol
 from urllib.parse import urlparse
 
+from rl.calibration import calibration_metrics, from_trajectories
 from rl.run_folder import RunFolder, to_json
 from rl.types import ConjointError, Group, Status, Trajectory
 from rollouts.lengths import percentile
@@ -186,6 +187,10 @@ def _kind_metrics(groups: Sequence[Group]) -> dict[str, float]:
         figures["reward"] = fmean(rewards)
     if scores:
         figures["score"] = fmean(scores)
+    if stated := from_trajectories(done):
+        figures |= calibration_metrics(stated)
+    elif any(t.answer is not None for t in done):
+        figures["confidence_missing"] = 1.0
     if done:
         figures["truncated"] = _share(t.status is Status.TRUNCATED for t in done)
         figures |= _length_metrics(done)
@@ -218,11 +223,11 @@ def _length_metrics(answers: Sequence[Trajectory]) -> dict[str, float]:
 def answer_score(trajectory: Trajectory) -> float | None:
     """What the checks alone say, in [0, 1]: their mean, 0 if truncated, None if ungraded.
 
-    Unlike the reward it knows no weights and no budget penalty, so runs with and without budgets
-    can be compared by it.
+    Unlike the reward it knows no weights, no budget penalty and no confidence, so runs with and
+    without them can be compared by it.
     """
-    values = [s.value for s in trajectory.scores if s.value is not None]
-    if not values or len(values) < len(trajectory.scores):
+    values = [s.value for s in trajectory.checks if s.value is not None]
+    if not values or len(values) < len(trajectory.checks):
         return None
     return 0.0 if trajectory.status is Status.TRUNCATED else fmean(values)
 

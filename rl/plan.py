@@ -16,7 +16,7 @@ from rl.reward_table import Plugins, load_plugins
 from rl.sft import nano_folder
 from rl.shape import ModelShape
 from rl.tasks import TaskSets, build_tasks, mixture_weights, nano_ptx_rows
-from rl.types import ConjointError
+from rl.types import CALIBRATION, ConjointError
 from rollouts.budget import BudgetConfig
 
 
@@ -47,7 +47,7 @@ class Plan:
 def prepare(cfg: Config) -> Plan:
     """Read data, rubrics and rewards of one's own. Raises ConjointError for what is wrong."""
     model = check_model(cfg.model)
-    if model is None and (nano := nano_folder(cfg.sft)).is_dir():
+    if model is None and (nano := nano_folder(cfg.nano)).is_dir():
         model = nano
     rubrics = load_rubrics(cfg.reward.rubrics)
     for rubric in rubrics:
@@ -96,6 +96,7 @@ def plan_words(cfg: Config) -> list[str]:
         },
     )
     words += length_words(cfg.budget)
+    words += confidence_words(cfg)
     dropped = [kind for kind in cfg.tasks if kind not in cfg.kinds and cfg.tasks[kind].weight]
     if dropped:
         words.append(f"Left out, because reward.rubrics is empty: {', '.join(dropped)}.")
@@ -121,6 +122,14 @@ def length_words(budget: BudgetConfig) -> list[str]:
         listed = ", ".join(f"{kind} {weight:g}" for kind, weight in weights.items())
         words.append(f"Length reward: {listed}, from step {length.warmup_steps + 1} on.")
     return words
+
+
+def confidence_words(cfg: Config) -> list[str]:
+    """Which answers state a confidence and what it pays, in a sentence; none where none is."""
+    weight = cfg.reward.weights.get(CALIBRATION, 1.0)
+    paid = f"paid with weight {weight:g} (RLCR)" if weight else "measured and not paid"
+    kinds = ", ".join(cfg.confident)
+    return [f"Answers of kind {kinds} state a confidence, which is {paid}."] if kinds else []
 
 
 def next_command(cfg: Config) -> str:

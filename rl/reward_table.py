@@ -20,7 +20,7 @@ from rewards.rubrics import Rubric, load_rubrics
 from rewards.safety import safety_reward
 from rewards.sandbox.base import Sandbox
 from rl.scoring import RewardConfig
-from rl.types import ConjointError
+from rl.types import CALIBRATION, ConjointError
 
 BUILT_IN = (
     "math",
@@ -74,6 +74,11 @@ def load_plugins(cfg: RewardConfig) -> Plugins:
                 raise ConjointError(
                     f"reward.kinds.{kind} names {name!r}; known are {', '.join(BUILT_IN)}, and "
                     "module:function or path/to/file.py:function for one of your own"
+                )
+            if name.rpartition(":")[2] == CALIBRATION:
+                raise ConjointError(
+                    f"reward.kinds.{kind}: {name!r} has the name of the score that pays stated "
+                    "confidences; call the function something else"
                 )
             found[name] = load_own(cfg, name, f"reward.kinds.{kind}")
     return Plugins(found)

@@ -279,6 +279,7 @@ def _trajectory_row(group: Group, k: int, t: Trajectory) -> dict[str, Any]:
         "top_p": t.top_p,
         "engine": t.engine,
         "metrics": t.metrics,
+        **({} if t.answer is None else {"confidence": t.confidence}),
         "tokens": t.tokens,
         "sampled": [int(s) for s in t.sampled],
         "behavior_logprobs": t.behavior_logprobs,

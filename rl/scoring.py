@@ -1,13 +1,15 @@
 """Groups -> scores: routes each task kind to its rewards; their failures stay out of training."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from envs.confidence import split
 from rewards.base import RewardContext, RewardFn
 from rewards.code import CodeRewardConfig
 from rewards.combine import guarded
 from rewards.instructions import InstructionsConfig
-from rl.types import Group, Status
+from rl.calibration import calibration_score
+from rl.types import Group, Status, Trajectory
 
 DEFAULT_KINDS: dict[str, list[str]] = {
     "math": ["math"],
@@ -27,7 +29,8 @@ class RewardConfig:
     """Task kind -> its rewards: math, code, instructions (or ifeval, the same), logic,
     faithfulness, safety, rubric, critic, or `module:function`."""
     weights: dict[str, float] = field(default_factory=dict)
-    """Weight of a reward where a kind has several; 1 where it is not named."""
+    """Weight of a reward where a kind has several; 1 where it is not named. `calibration` is that
+    of stated confidences (`tasks.KIND.confidence`); 0 measures them without paying them."""
     rubrics: list[str] = field(
         default_factory=lambda: [
             "clarity",
@@ -59,14 +62,22 @@ class Scorer:
     """Scores a group with every reward of its kind; one reward's failure masks its own scores."""
 
     def __init__(
-        self, rewards: Mapping[str, Mapping[str, RewardFn]], context: RewardContext
+        self,
+        rewards: Mapping[str, Mapping[str, RewardFn]],
+        context: RewardContext,
+        confident: Collection[str] = (),
     ) -> None:
+        """`confident` are the kinds whose answers were asked for a confidence."""
         self._rewards = rewards
         self._context = context
+        self._confident = confident
 
     async def score(self, group: Group, seed: int) -> Group:
         """Fills `scores` of every trajectory that is not FAILED; returns the group."""
         alive = [t for t in group.trajectories if t.status is not Status.FAILED]
+        asked = group.task.kind in self._confident
+        for trajectory in alive if asked else ():
+            _take_confidence(trajectory)
         if alive:
             part = replace(group, trajectories=alive)
             context = replace(self._context, seed=seed)
@@ -74,4 +85,13 @@ class Scorer:
                 scores = await guarded(name, reward, part, context)
                 for trajectory, score in zip(alive, scores, strict=True):
                     trajectory.scores.append(score)
+        for trajectory in alive if asked else ():
+            trajectory.scores.append(calibration_score(trajectory))
         return group
+
+
+def _take_confidence(trajectory: Trajectory) -> None:
+    """Before any reward looks at the answer. One that was cut off states none: the number may be
+    cut as well."""
+    trajectory.answer, stated = split(trajectory.last_message)
+    trajectory.confidence = stated if trajectory.status is Status.COMPLETED else None

@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from envs.confidence import asking, stating
 from envs.sources.nano import SOURCES, VERIFIABLE, demonstrations, open_pairs, verifiable_pairs
 from rewards.judge_prompt import judge_messages, verdict_text
 from rewards.rubrics import find_rubric, load_rubrics
@@ -40,7 +41,8 @@ _WINDOW = 8
 _SOURCE_CODE = (
     *(f"envs/sources/{name}.py" for name in ("splits", "words", "arithmetic", "functions")),
     *(f"envs/sources/{name}.py" for name in ("constraints", "topics", "nano")),
-    *("rl/nano.py", "rl/sft.py", "rl/optim/batched_muon.py", "rewards/judge_prompt.py"),
+    *("envs/confidence.py", "rl/nano.py", "rl/sft.py"),
+    *("rl/optim/batched_muon.py", "rewards/judge_prompt.py"),
 )
 """What decides nano beside its config and its rubrics."""
 
@@ -56,6 +58,9 @@ class SftConfig:
         default_factory=lambda: {"math": 5800, "code": 1600, "instruction": 4200, "open": 500}
     )
     """Demonstrations by task kind."""
+    confidence: list[str] = field(default_factory=list)
+    """Kinds whose demonstrations state a confidence, beside those of tasks.KIND.confidence. It is
+    drawn by the seed, whatever the answer: nano learns the form and nothing to say in it."""
     judge_rows: int = 3000
     """Judge verdicts: they bootstrap the critic, as K2's SFT does."""
     rehearsed: float = 0.15
@@ -77,6 +82,11 @@ class SftConfig:
         if unknown := set(self.rows) - set(SOURCES):
             raise ConjointError(
                 f"sft.rows names {min(unknown)!r}; expected kinds among {', '.join(SOURCES)}"
+            )
+        if unknown := set(self.confidence) - set(VERIFIABLE):
+            raise ConjointError(
+                f"sft.confidence names {min(unknown)!r}; expected kinds that a verifier grades: "
+                f"{', '.join(VERIFIABLE)}"
             )
         if min([*self.rows.values(), self.judge_rows]) < 0:
             raise ConjointError("sft.rows and sft.judge_rows must be 0 or more")
@@ -130,7 +140,7 @@ def sft_conversations(cfg: SftConfig) -> list[Conversation]:
     all along; both orders of a pair stand together, so that a letter cannot win in a batch.
     """
     rng = Random(derive_seed("sft-order", cfg.seed))
-    rows = [row for kind, n in cfg.rows.items() for row in demonstrations[kind]("sft", n, cfg.seed)]
+    rows = [row for kind, n in cfg.rows.items() for row in _demonstrations(cfg, kind, n)]
     rng.shuffle(rows)
     first = round(len(rows) * (1 - cfg.rehearsed))
     verdicts = judge_conversations("sft", cfg.judge_rows, cfg.seed)
@@ -138,6 +148,21 @@ def sft_conversations(cfg: SftConfig) -> list[Conversation]:
     last += [verdicts[i : i + 2] for i in range(0, len(verdicts), 2)]
     rng.shuffle(last)
     return rows[:first] + [row for unit in last for row in unit]
+
+
+def _demonstrations(cfg: SftConfig, kind: str, count: int) -> list[Conversation]:
+    """Conversations of one kind, as the policy will be asked in a run."""
+    rows = demonstrations[kind]("sft", count, cfg.seed)
+    if kind not in cfg.confidence:
+        return rows
+    rng = Random(derive_seed("sft-confidence", kind, cfg.seed))
+    return [
+        [
+            *asking(row[:-1]),
+            Message(role="assistant", content=stating(row[-1]["content"], rng.randint(0, 10) / 10)),
+        ]
+        for row in rows
+    ]
 
 
 def tokenize(tokenizer: Any, conversations: Sequence[Conversation]) -> list[Row]:

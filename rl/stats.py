@@ -115,6 +115,20 @@ def pooled_difference(runs: Iterable[tuple[Scores, Scores]]) -> Interval:
     return _bootstrap(np.array([np.mean(by_task[task]) for task in sorted(by_task)]))
 
 
+def resampled_counts(counts: np.ndarray) -> np.ndarray:
+    """[RESAMPLES, n]: how often each of n distinct values, `counts` times in the data, is drawn in
+    each bootstrap sample."""
+    n = counts.sum()
+    return np.random.default_rng(SEED).multinomial(n, counts / n, size=RESAMPLES)
+
+
+def bootstrap_interval(mean: float, resampled: np.ndarray, n: int) -> Interval:
+    """The percentile interval of a figure of n tasks from its resampled values; a sample in which
+    it cannot be had (NaN) is left out."""
+    lo, hi = np.nanquantile(resampled, (0.025, 0.975))
+    return Interval(mean, float(lo), float(hi), n)
+
+
 def _bootstrap(differences: np.ndarray) -> Interval:
     """Percentile bootstrap of the mean of `differences` [n].
 
@@ -123,7 +137,5 @@ def _bootstrap(differences: np.ndarray) -> Interval:
     """
     n = len(differences)
     values, counts = np.unique(differences, return_counts=True)
-    rng = np.random.default_rng(SEED)
-    means = rng.multinomial(n, counts / n, size=RESAMPLES) @ values / n
-    lo, hi = np.quantile(means, (0.025, 0.975))
-    return Interval(float(differences.mean()), float(lo), float(hi), n)
+    means = resampled_counts(counts) @ values / n
+    return bootstrap_interval(float(differences.mean()), means, n)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from envs.mixture import Mixture
 from rewards.judge import Judge
 from rewards.sandbox.base import Sandbox
 from rl.batch import Batch, heldout_batch
+from rl.calibration import calibration_metrics, calibration_words, from_rows
 from rl.checkpoint import checkpoint_step, finished_checkpoints, prune, save_checkpoint
 from rl.config import Config
 from rl.console import RunConsole, Stopwatch
@@ -193,10 +194,19 @@ class System:
             found = await self.evaluator.evaluate(tag)
             for name, rows in found.items():
                 self.folder.write_eval(name, rows)
+            self._show_calibration(found.get(tag, []))
             if (mean := heldout_mean(found.get(tag, []))) is not None:
                 self.scores[self.step] = mean
             await self.measure_ptx()
         self.clock.split()
+
+    def _show_calibration(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """What the confidences of held-out answers are worth; nothing where none is stated."""
+        for kind in sorted({row["kind"] for row in rows}):
+            if stated := from_rows(row for row in rows if row["kind"] == kind):
+                self.console.message(f"{kind}: {calibration_words(stated)}")
+                figures = calibration_metrics(stated)
+                self.trackers.log(self.step, {f"heldout_{k}/{kind}": figures[k] for k in figures})
 
     async def measure_ptx(self) -> None:
         """Cross-entropy of the PTX rows that are never trained: what the policy forgets."""

@@ -109,6 +109,10 @@ class Task:
         return next((m["content"] for m in reversed(self.messages) if m["role"] == "user"), "")
 
 
+CALIBRATION = "calibration"
+"""Name of the score that pays the confidence an answer states. It is no check of the answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """One check's value in [0, 1] for one trajectory, with the reasons a reader needs.
@@ -193,6 +197,11 @@ class Trajectory:
     """What each score pays by its name; `reward` is their weighted mean."""
     advantage: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    answer: str | None = None
+    """The last message without the confidence that it states; None where none was asked for."""
+    confidence: float | None = None
+    """The chance of being right that the answer states, None where it states none that is
+    readable."""
 
     def extend_context(self, tokens: Sequence[int]) -> None:
         """Append tokens the policy was given (prompt, environment, tools)."""
@@ -229,8 +238,19 @@ class Trajectory:
 
     @property
     def response(self) -> str:
+        """What is graded: the last assistant message without the confidence it was asked for, ""
+        before there is one."""
+        return self.last_message if self.answer is None else self.answer
+
+    @property
+    def last_message(self) -> str:
         """The text of the last assistant message, "" before there is one."""
         return next((m["content"] for m in reversed(self.messages) if m["role"] == "assistant"), "")
+
+    @property
+    def checks(self) -> list[Score]:
+        """The scores of the answer itself, without that of its confidence."""
+        return [score for score in self.scores if score.name != CALIBRATION]
 
     @property
     def trainable(self) -> bool:

@@ -149,10 +149,11 @@ def correct_lengths(
 
 
 def paid_score(t: Trajectory, budget: BudgetConfig, weights: Mapping[str, float]) -> float:
-    """Weighted mean of what the checks say of a graded answer; 0 if it was cut off at a budget."""
+    """Weighted mean of what the checks say of a graded answer, whatever its confidence; 0 if it was
+    cut off at a budget."""
     if _cut_off(t, budget):
         return 0.0
-    return _weighted([(s.name, s.value or 0.0) for s in t.scores], weights)
+    return _weighted([(s.name, s.value or 0.0) for s in t.checks], weights)
 
 
 def _cut_off(t: Trajectory, budget: BudgetConfig) -> bool:

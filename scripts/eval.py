@@ -32,7 +32,7 @@ async def _run(
     # What follows loads Ray and the engines: only now, when nothing can be refused any more.
     from rl.console import RunConsole
     from rl.eval.policy import opened
-    from rl.eval.run import evaluate, sampling_of
+    from rl.eval.run import evaluate, prompted
     from rl.eval.sample import Grader
     from rl.eval.suites import SUITES
     from rl.interrupt import Interrupt, kill_all, own_processes
@@ -40,9 +40,10 @@ async def _run(
     console, interrupt = RunConsole(1), Interrupt()
     where = f" behind {cfg.endpoint}" if cfg.endpoint else ""
     console.message(f"{cfg.model}{where} on {', '.join(cfg.suite)} -> {folder.path}")
-    grader = Grader([SUITES[name].kind for name in cfg.suite], cfg)
+    kinds = [SUITES[name].kind for name in cfg.suite]
+    grader = Grader(kinds, cfg, confidence=cfg.confidence)
     grader.check(task for some in tasks.values() for task in some)
-    asked = [(task, sampling_of(cfg, s).max_tokens) for s, some in tasks.items() for task in some]
+    asked = prompted(cfg, tasks)
 
     async def work() -> None:
         await grader.start()

@@ -14,7 +14,7 @@ def run(overrides: list[str]) -> int:
     from rl.config import load_config
     from rl.sft import nano_policy
 
-    print(nano_policy(load_config(overrides).sft))
+    print(nano_policy(load_config(overrides).nano))
     return 0
 
 

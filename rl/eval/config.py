@@ -118,6 +118,8 @@ class SuitesConfig(SampleConfig):
     """Suite -> its file, where it has another name or place."""
     limit: int | None = None
     """The first so many tasks of each suite; null: all."""
+    confidence: bool = False
+    """Ask for the chance that the answer is right and measure it (docs/self-critique.md)."""
     grade_truncated: bool = False
     """Grade what there is of an answer that ran out of tokens, as most public harnesses do; false:
     it scores 0, as in training."""

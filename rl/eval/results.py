@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from rl.calibration import Calibration, calibration_words, from_rows, stated_fields
 from rl.console import duration
 from rl.eval.sample import TOO_LONG, Sampling
 from rl.run_folder import to_json, write_atomically, write_jsonl
@@ -50,6 +51,7 @@ def answer_rows(group: Group, *, grade_truncated: bool) -> list[dict[str, Any]]:
                 "verdict": verdict,
                 "num_tokens": int(t.metrics.get("tokens", 0)),
                 "prompt_tokens": int(t.metrics.get("prompt_tokens", 0)),
+                **stated_fields(t),
             }
         )
     return rows
@@ -64,14 +66,14 @@ def _verdict(
     if ended == TOO_LONG:
         return None, 0.0, Outcome.FAIL, ["the prompt leaves no room for an answer in the context"]
     reasons = [reason for s in t.scores for reason in s.reasons]
-    values = [s.value for s in t.scores if s.value is not None]
-    if not values or len(values) < len(t.scores):
+    values = [s.value for s in t.checks if s.value is not None]
+    if not values or len(values) < len(t.checks):
         return None, None, Outcome.INFRA_ERROR, reasons
     verdict = fmean(values)
     if t.status is Status.TRUNCATED and not grade_truncated:
         cut = f"cut off after {int(t.metrics['tokens'])} tokens, which scores 0"
         return verdict, 0.0, Outcome.FAIL, [cut, *reasons]
-    outcome = next((s.outcome for s in t.scores if s.outcome is not Outcome.PASS), Outcome.PASS)
+    outcome = next((s.outcome for s in t.checks if s.outcome is not Outcome.PASS), Outcome.PASS)
     return verdict, verdict, outcome, reasons
 
 
@@ -80,13 +82,14 @@ def suite_figures(rows: Sequence[Row], k: int) -> dict[str, Any]:
 
     `avg` and `pass` (by k') are {mean, lo, hi, n} with tasks as units. Answers without a score are
     left out and counted as `masked`; a task with fewer than k' scored ones is left out of pass@k'.
-    None where nothing was scored.
+    None where nothing was scored. `calibration` is there where a confidence is.
     """
     tasks: dict[str, list[Row]] = {}
     for row in rows:
         tasks.setdefault(row["group"], []).append(row)
     scores = [[r["score"] for r in task if r["score"] is not None] for task in tasks.values()]
     sampled = [[r for r in task if r["ended"] != Status.FAILED] for task in tasks.values()]
+    stated = from_rows(rows)
     cut = [fmean(r["ended"] != Status.COMPLETED for r in task) for task in sampled if task]
     return {
         "tasks": len(tasks),
@@ -103,6 +106,7 @@ def suite_figures(rows: Sequence[Row], k: int) -> dict[str, Any]:
         "too_long": sum(r["ended"] == TOO_LONG for r in rows),
         "masked": sum(r["score"] is None for r in rows),
         "mean_tokens": fmean([r["num_tokens"] for task in sampled for r in task] or [0]),
+        **({"calibration": asdict(stated)} if stated else {}),
     }
 
 
@@ -147,6 +151,7 @@ def suite_words(name: str, figures: Mapping[str, Any], sampling: Sampling) -> li
     return [
         f"{name}: {figures['tasks']} tasks x {answers}, {setting}",
         *_measure_words(figures, k),
+        *(f"  {line}" for line in _calibration_words(figures)),
         f"  {', '.join(filter(None, counts))}",
     ]
 
@@ -164,6 +169,19 @@ def _measure_words(figures: Mapping[str, Any], k: int) -> Iterator[str]:
     yield f"  avg@{k:<4} {_value(figures['avg'])}"
     for j in shown:
         yield f"  pass@{j:<3} {_value(figures['pass'][str(j)])}"
+
+
+def _calibration_words(figures: Mapping[str, Any]) -> list[str]:
+    """What the confidences are worth, and what was said and right by bin; [] where none is."""
+    found = figures.get("calibration")
+    if found is None:
+        return []
+    bins = [
+        f"  {b['lo']:.2f} to {b['hi']:.2f}: said {b['confidence']:.2f}, right {b['accuracy']:.2f}, "
+        f"{b['n']} answer(s)"
+        for b in found["bins"]
+    ]
+    return [calibration_words(Calibration(**found)), *bins]
 
 
 def _value(interval: Mapping[str, Any] | None) -> str:

@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
+from envs.confidence import asking
 from rl.console import RunConsole, duration
 from rl.eval.config import SuitesConfig
 from rl.eval.results import (
@@ -30,7 +31,18 @@ def read_tasks(cfg: SuitesConfig) -> dict[str, list[Task]]:
 
 def sampling_of(cfg: SuitesConfig, suite: str) -> Sampling:
     max_tokens = cfg.max_tokens or SUITES[suite].max_tokens
-    return Sampling(cfg.k, max_tokens, cfg.sampled_at, cfg.seed, cfg.concurrency)
+    return Sampling(cfg.k, max_tokens, cfg.sampled_at, cfg.seed, cfg.concurrency, cfg.confidence)
+
+
+def prompted(cfg: SuitesConfig, tasks: Mapping[str, Sequence[Task]]) -> list[tuple[Task, int]]:
+    """Every task as the policy is asked it, with the tokens of its answer: what the context must
+    hold."""
+    return [
+        (replace(t, messages=tuple(asking(t.messages))) if cfg.confidence else t, most)
+        for suite, some in tasks.items()
+        for most in [sampling_of(cfg, suite).max_tokens]
+        for t in some
+    ]
 
 
 async def evaluate(

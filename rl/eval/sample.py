@@ -6,6 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
+from envs.confidence import asking
 from rewards.base import RewardContext
 from rewards.judge import Judge, JudgeConfig
 from rewards.rubrics import load_rubrics
@@ -31,6 +32,8 @@ class Sampling:
     seed: int
     concurrency: int
     """Answers in flight; a group is never split, so at least one group is."""
+    confidence: bool = False
+    """Ask for one."""
 
 
 class GradingConfig(Protocol):
@@ -55,6 +58,8 @@ class Grader:
         reward: RewardConfig | None = None,
         judge: JudgeConfig | None = None,
         plugins: Plugins | None = None,
+        *,
+        confidence: bool = False,
     ) -> None:
         reward = reward or RewardConfig(kinds={kind: DEFAULT_KINDS[kind] for kind in kinds})
         judge = judge or JudgeConfig()
@@ -73,7 +78,8 @@ class Grader:
             self._plugins,
             cfg.sandbox.isolation,
         )
-        self._scorer = Scorer(table, RewardContext(seed=cfg.seed, judge=self._endpoint))
+        context = RewardContext(seed=cfg.seed, judge=self._endpoint)
+        self._scorer = Scorer(table, context, kinds if confidence else ())
 
     def check(self, tasks: Iterable[Task]) -> None:
         """Raises ConjointError for a program task that the chosen sandbox cannot grade."""
@@ -123,10 +129,11 @@ async def _answer(
 ) -> Trajectory:
     """One answer as a trajectory without tokens: its number of tokens is a metric. What breaks is
     our machinery's and FAILED; a stop rule goes through."""
-    trajectory = Trajectory(temperature=sampling.temperature, messages=list(task.messages))
+    prompt = asking(task.messages) if sampling.confidence else list(task.messages)
+    trajectory = Trajectory(temperature=sampling.temperature, messages=prompt)
     try:
         answer = await policy.chat(
-            task.messages,
+            tuple(prompt),
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
             seed=derive_seed(sampling.seed, tag, task.id, k),

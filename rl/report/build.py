@@ -14,6 +14,7 @@ from rl.console import PHASES, duration, number
 from rl.report.charts import LEFT, RIGHT, WIDTH, change_bar, interval_words
 from rl.report.load import RunData, eval_fingerprint, load_run, read_summary
 from rl.report.panels import TIME_COLORS, curve_panels
+from rl.report.reliability import NOTE, calibration_cards
 from rl.report.samples import choose_samples
 from rl.report.summary import Comparison, compare_judge, compare_kinds, compare_ptx, time_split
 from rl.run_folder import write_atomically
@@ -38,6 +39,8 @@ def build_report(run: Path) -> Path:
         notices=notices(data),
         tiles=tiles(data),
         tables=evaluation_tables(data, colors),
+        calibration=calibration_cards(data, colors),
+        calibration_note=NOTE,
         fingerprint=eval_fingerprint(data),
         kinds=data.kinds,
         colors=colors,

@@ -13,6 +13,8 @@ from html import escape
 
 from markupsafe import Markup
 
+from rl.calibration import Bin
+
 Points = Sequence[tuple[float, float]]
 """(step, value), ascending in step."""
 
@@ -139,6 +141,34 @@ def change_bar(comparison: Mapping[str, Mapping[str, float] | None], color: int)
         f'<svg viewBox="0 0 {width} {height}" class="change" role="img" '
         f'aria-label="start and end with intervals">{marks}</svg>'
     )
+
+
+def reliability_chart(start: Sequence[Bin], end: Sequence[Bin], color: int) -> Markup:
+    """Accuracy over stated confidence, in percent: a dot a bin (hollow = start, full = end) against
+    the diagonal, on which what is said comes true. Bars below: answers a bin, of the end if there
+    is one."""
+    frame = Frame(0.0, 100.0, 0.0, 100.0)
+    body = _grid(frame, [0.0, 25.0, 50.0, 75.0, 100.0], lambda value: f"{value:g} %")
+    corners = [(0.0, 0.0), (100.0, 100.0)]
+    body += _path(frame, corners, "diagonal")
+    counted = end or start
+    most = max((b.n for b in counted), default=1)
+    for b in counted:
+        left, right, top = frame.x(100 * b.lo), frame.x(100 * b.hi), frame.y(24 * b.n / most)
+        body += (
+            f'<rect x="{left + 1:.1f}" y="{top:.1f}" width="{right - left - 2:.1f}" '
+            f'height="{frame.y(0) - top:.1f}" class="count"/><text x="{(left + right) / 2:.1f}" '
+            f'y="{top - 2:.1f}" class="n" text-anchor="middle">{b.n}</text>'
+        )
+    for name, bins, fill in (("start", start, "var(--card)"), ("end", end, f"var(--c{color})")):
+        for b in bins:
+            said, right = 100 * b.confidence, 100 * b.accuracy
+            body += (
+                f'<circle cx="{frame.x(said):.1f}" cy="{frame.y(right):.1f}" r="4.5" '
+                f'fill="{fill}" stroke="var(--c{color})" stroke-width="2"><title>{name}: said '
+                f"{said:.1f} %, {right:.1f} % right, {b.n} answers</title></circle>"
+            )
+    return _svg(body, "reliability")
 
 
 def thin(points: Points, limit: int = MAX_POINTS) -> list[tuple[float, float]]:

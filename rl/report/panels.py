@@ -55,6 +55,16 @@ def curve_panels(data: RunData, colors: dict[str, int]) -> list[Panel]:
             "The policy as judge of verifiable pairs, while it learns to.",
             share=True,
         ),
+        _by_kind(
+            data,
+            colors,
+            "brier",
+            "Brier score",
+            "Of the confidence that training answers state, squared distance from right or wrong.",
+        ),
+        _by_kind(
+            data, colors, "ece", "Calibration error", "ECE of training answers, in 15 bins.", True
+        ),
         _single(data, "entropy", "Entropy", "Nats a sampled token."),
         _single(data, "temperature", "Temperature", "Of sampling, by its schedule.", floor=0.0),
         _single(data, "tokens_per_s", "Throughput", "Sampled tokens a second.", floor=0.0),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from rl.calibration import calibration_change, from_rows, stated_pairs
 from rl.console import PHASES
 from rl.report.load import RunData, load_run, sort_kinds, task_scores
 from rl.run_folder import RunFolder, to_json, write_atomically
@@ -24,10 +25,14 @@ def write_summary(
     """Writes and returns summary.json.
 
     {heldout: {KIND: {start: {mean, lo, hi, n}, end: {...}, diff: {...}}}, greedy: {same},
-    judge: {start, end, diff}, ptx: {start, end, diff}, best_checkpoint: {step, mean} or null,
+    calibration: {KIND: {start: {brier, ...}, end: {...}, diff: {brier: {mean, lo, hi, n}, ...}}},
+    calibration_greedy: {same}, judge: {start, end, diff}, ptx: {start, end, diff},
+    best_checkpoint: {step, mean} or null,
     versions, engine, learner, wall_s, time_split, steps}
 
-    `ptx` is the mean cross-entropy of held-out PTX rows in nats a token, {} if it was not measured.
+    `calibration` is {} where no confidence is stated; its figures are those of
+    `rl.calibration.Calibration`. `ptx` is the mean cross-entropy of held-out
+    PTX rows in nats a token, {} if it was not measured.
     `engine` and `learner` name what sampled and what trained; `best` is the step and the held-out
     mean of the checkpoint that checkpoint.keep_best kept. `time_split` is the
     wall seconds of all steps by phase.
@@ -36,6 +41,8 @@ def write_summary(
     summary = {
         "heldout": compare_kinds(data, "start", "end"),
         "greedy": compare_kinds(data, "start_greedy", "end_greedy"),
+        "calibration": compare_calibration(data, "start", "end"),
+        "calibration_greedy": compare_calibration(data, "start_greedy", "end_greedy"),
         "judge": compare_judge(data),
         "ptx": compare_ptx(data),
         "best_checkpoint": {"step": best[0], "mean": best[1]} if best else None,
@@ -63,8 +70,15 @@ def outcome(summary: Mapping[str, Any]) -> dict[str, float]:
         for when, interval in found.items()
         if interval
     }
+    stated = {
+        f"calibration/{kind}/{when}/{name}": found[when][name]
+        for kind, found in summary["calibration"].items()
+        for when in ("start", "end")
+        for name in ("brier", "constant_brier", "ece", "auroc")
+        if found[when] and found[when][name] is not None
+    }
     ptx = {f"ptx/{when}": loss for when, loss in summary["ptx"].items() if loss is not None}
-    return means | ptx
+    return means | stated | ptx
 
 
 def compare_kinds(data: RunData, start: str, end: str) -> dict[str, Comparison]:
@@ -72,6 +86,26 @@ def compare_kinds(data: RunData, start: str, end: str) -> dict[str, Comparison]:
     before, after = data.evals.get(start, []), data.evals.get(end, [])
     kinds = sort_kinds({row["kind"] for row in [*before, *after]})
     return {kind: _compare(task_scores(before, kind), task_scores(after, kind)) for kind in kinds}
+
+
+def compare_calibration(data: RunData, start: str, end: str) -> dict[str, dict[str, Any]]:
+    """{KIND: {start, end, diff}} of the kinds that state a confidence, {} if there are none."""
+    found = {}
+    for kind in sort_kinds(
+        {row["kind"] for tag in (start, end) for row in data.evals.get(tag, [])}
+    ):
+        before, after = (
+            [row for row in data.evals.get(tag, []) if row["kind"] == kind] for tag in (start, end)
+        )
+        first, last = from_rows(before), from_rows(after)
+        if first or last:
+            change = calibration_change(stated_pairs(before), stated_pairs(after))
+            found[kind] = {
+                "start": asdict(first) if first else None,
+                "end": asdict(last) if last else None,
+                "diff": {k: _as_dict(v) for k, v in change.items()} if change else None,
+            }
+    return found
 
 
 def compare_judge(data: RunData) -> Comparison | dict[str, Any]:

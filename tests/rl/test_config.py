@@ -110,6 +110,31 @@ CONTRADICTIONS = {
         ["tasks.math.agent.run=a:b", "tasks.math.agent.concurrency=0"],
         "tasks.math.agent.concurrency=0 must be at least 1",
     ),
+    "confidence of a judged kind": (
+        ["tasks.open.confidence=true"], "add the rubric 'calibrated' to reward.rubrics"
+    ),
+    "confidence of another judged kind": (
+        ["tasks.code.confidence=true", "reward.kinds.code=[safety,rubric]"],
+        "code is only judged (safety, rubric)",
+    ),
+    "confidence of an agent": (
+        ["tasks.math.confidence=true", "tasks.math.agent.run=a:b", "rollout.max_turns=2"],
+        "nothing asks for tasks.math.confidence",
+    ),
+    "confidence alone": (
+        ["tasks.math.confidence=true", "reward.weights.math=0"], "would be all that pays math"
+    ),
+    "a confidence that costs": (
+        ["tasks.math.confidence=true", "reward.weights.calibration=-1"],
+        "reward.weights.calibration=-1.0 must be 0 or more",
+    ),
+    "the weight of no confidence": (
+        ["reward.weights.calibration=0.5"], "no task kind states a confidence"
+    ),
+    "the weight of a confidence that takes no part": (
+        ["reward.weights.calibration=0.5", "tasks.math={confidence: true, weight: 0}"],
+        "no task kind states a confidence",
+    ),
     "kind without reward": (["tasks.mth.weight=1"], "did you mean math?"),
     "budget of no kind": (["budget.tokens.mth=1"], "budget.tokens.mth names no task kind"),
     "end of no kind": (
@@ -257,6 +282,18 @@ def test_what_lies_just_inside_each_limit_is_accepted():
     load_config(["rollout.top_p.math=0.5", "mismatch.correction=band"])
     load_config(["rollout.top_p.math=1", "mismatch.correction=none"])
     load_config(["budget.enabled=false", "budget.length.weight.math=0.5"])
+
+
+def test_a_confidence_is_on_by_one_key_which_also_decides_what_nano_is_shown():
+    plain, cfg = load_config([]), load_config(["tasks.math.confidence=true"])
+    assert (plain.confident, plain.nano.confidence) == ([], [])
+    assert (cfg.confident, cfg.nano.confidence) == (["math"], ["math"])
+    both = load_config(["tasks.math.confidence=true", "sft.confidence=[code]"])
+    assert both.confident == ["math"] and both.nano.confidence == ["code", "math"]
+    unpaid = load_config(["tasks.math.confidence=true", "reward.weights.calibration=0"])
+    assert unpaid.confident == ["math"] and unpaid.nano == cfg.nano
+    logic = ["tasks.logic={confidence: true, path: a.jsonl}", "tasks.code.confidence=true"]
+    assert load_config(logic).nano.confidence == ["code"], "nano is shown no logic"
 
 
 def test_a_run_says_which_engine_sampled():

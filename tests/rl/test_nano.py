@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from envs.confidence import asking, split
 from envs.sources.nano import SOURCES, demonstrations
 from rewards.judge_prompt import parse_verdict
 from rl import sft
@@ -146,6 +147,28 @@ def test_verdicts_come_last_among_rehearsed_demonstrations_both_orders_together(
         assert a == b[::-1]
 
 
+def test_a_stated_confidence_tells_nothing_of_the_answer_and_changes_no_other_row() -> None:
+    plain = sft_conversations(SMALL)
+    stated = sft_conversations(replace(SMALL, confidence=["math"]))
+    assert stated == sft_conversations(replace(SMALL, confidence=["math"])), "drawn by the seed"
+    changed = [(p, s) for p, s in zip(plain, stated, strict=True) if p != s]
+    assert len(changed) == SMALL.rows["math"]
+    said = []
+    for before, after in changed:
+        answer, confidence = split(after[-1]["content"])
+        assert answer == before[-1]["content"] and after[:-1] == asking(before[:-1])
+        assert "Compute" in after[0]["content"]
+        said.append(confidence)
+    assert {round(10 * q) for q in said} == set(range(11))
+    other = sft_conversations(replace(SMALL, confidence=["math"], seed=SMALL.seed + 1))
+    assert [r[-1] for r in other] != [r[-1] for r in stated]
+
+
+def test_the_way_in_which_a_confidence_is_asked_for_decides_nano() -> None:
+    assert "envs/confidence.py" in sft._SOURCE_CODE
+    assert nano_folder(replace(SMALL, confidence=["math"])) != nano_folder(SMALL)
+
+
 def test_ptx_rows_are_verdicts_and_open_answers_only() -> None:
     rows = ptx_conversations(80)
     judged = [r for r in rows if r[0]["content"].startswith("Judge:")]
@@ -160,6 +183,7 @@ def test_ptx_rows_are_verdicts_and_open_answers_only() -> None:
     [
         ({"rows": {"poetry": 5}}, "sft.rows names 'poetry'"),
         ({"rows": {"math": -1}}, "0 or more"),
+        ({"confidence": ["open"]}, "sft.confidence names 'open'"),
         ({"rows": {"math": 3}, "judge_rows": 0}, "sft.batch_size is 32"),
         ({"muon_lr": 0.0}, "must be above 0"),
         ({"rehearsed": 1.5}, "sft.rehearsed is 1.5; expected 0 to 1"),

@@ -216,8 +216,8 @@ def test_every_chart_is_well_formed_and_finite(run: RunFolder) -> None:
 def test_summary_has_the_promised_shape(run: RunFolder) -> None:
     summary = json.loads(run.summary.read_text())
     assert set(summary) == {
-        "heldout", "greedy", "judge", "ptx", "best_checkpoint", "versions", "engine", "learner",
-        "wall_s", "time_split", "steps",
+        "heldout", "greedy", "calibration", "calibration_greedy", "judge", "ptx", "best_checkpoint",
+        "versions", "engine", "learner", "wall_s", "time_split", "steps",
     }  # fmt: skip
     assert set(summary["heldout"]) == set(summary["greedy"]) == set(KINDS[:3])
     for comparison in [*summary["heldout"].values(), summary["judge"]]:
@@ -235,6 +235,47 @@ def test_summary_has_the_promised_shape(run: RunFolder) -> None:
     assert summary["steps"] == 12
     assert set(summary["time_split"]) == {"generate", "score", "train", "sync", "other"}
     assert summary["time_split"]["sync"] == pytest.approx(12 * 0.2)
+
+
+def stated(rows: list[dict], rng: random.Random, informed: bool) -> list[dict]:
+    """Rows of math that state a confidence, one of them an unreadable one."""
+    for row in rows:
+        right = row["score"]
+        q = (0.8 if right else 0.3) if informed else rng.randint(0, 10) / 10
+        row |= {"confidence": q, "correct": right}
+    rows[0]["confidence"] = None
+    return rows
+
+
+def test_confidences_are_a_reliability_diagram_with_their_figures(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r", steps=2)
+    rng = random.Random(5)
+    for tag, informed in (("start", False), ("end", True)):
+        rows = stated(eval_rows(rng, 0.5, ("math",)), rng, informed)
+        run.write_eval(tag, [*rows, *eval_rows(rng, 0.5, ("code",))])
+    found = write_summary(run, engine="e", learner="l", wall_s=1)
+    assert set(found["calibration"]) == {"math"} and found["calibration_greedy"] == {}
+    math_row = found["calibration"]["math"]
+    assert (math_row["end"]["n"], math_row["end"]["missing"]) == (199, 1)
+    assert math_row["end"]["auroc"] == 1.0 and math_row["end"]["brier"] < 0.1
+    assert math_row["diff"]["brier"]["hi"] < 0
+    assert outcome(found)["calibration/math/end/auroc"] == 1.0
+    page = page_of(run)
+    assert "<h2>Calibration</h2>" in page and "math, sampled" in page
+    assert "math, greedy" not in page and "code, sampled" not in page
+    (chart,) = re.findall(r'<svg[^>]*class="reliability".*?</svg>', page, re.S)
+    assert chart.count("<circle") == 11 + 2, "eleven bins at the start, two at the end"
+    counts = [int(n) for n in re.findall(r'text-anchor="middle">(\d+)</text>', chart)[-2:]]
+    assert sum(counts) == 199, "answers a bin, of the end"
+    assert not re.search(r"(nan|inf)\b", chart)
+    assert re.search(r"<td>AUROC</td><td>0\.\d+</td><td>1\.000</td>", page)
+    assert "Brier of the constant" in page
+
+
+def test_without_confidences_the_report_has_no_such_part(run: RunFolder) -> None:
+    page = page_of(run)
+    assert "<h2>Calibration</h2>" not in page and 'class="reliability"' not in page
+    assert "Brier" not in page
 
 
 def test_null_scores_are_not_zeros(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from envs.base import SingleTurn
+from envs.confidence import ASK, single_turn
 from rewards.base import RewardContext
 from rewards.combine import each
 from rewards.critic import critic_reward
@@ -102,8 +103,9 @@ def build(
     rewards = {kind: {"check": each("check", verifier)} for kind in ("math", "code", "instruction")}
     rewards["open"] = {"rubric": rubric_reward(judge, load_rubrics(["clarity"]))}
     rewards["critic"] = {"critic": critic_reward}
-    scorer = Scorer(rewards, context)
-    collector = Collector(engine, renderer, SingleTurn, cfg.seed)  # type: ignore[arg-type]
+    scorer = Scorer(rewards, context, cfg.confident)
+    make_env = single_turn(cfg.confident)
+    collector = Collector(engine, renderer, make_env, cfg.seed)  # type: ignore[arg-type]
     ptx = PtxStream(nano_ptx_rows(rows), renderer, cfg.ptx, 0) if cfg.ptx.weight else None
     return System(
         cfg=cfg,
@@ -418,3 +420,50 @@ async def test_a_signal_drops_the_step_in_flight_and_saves_a_checkpoint(tmp_path
     state = json.loads((system.folder.checkpoints / saved[0] / "state.json").read_text())
     assert state["mixture"]["draws"] == int(saved[0][-1])
     assert not system.folder.eval_of("end").exists()
+
+
+def confident(prompt: str, seed: int) -> str:
+    """Sure when right and unsure when wrong; without the question it states nothing."""
+    if "Judge:" in prompt:
+        assert "onfidence" not in prompt, "neither the task nor the answers of a critic pair"
+        return "AB"[seed % 2]
+    said = ("right", 0.9) if seed % 2 else ("wrong", 0.2)
+    return f"{said[0]}\nConfidence: {said[1]}" if ASK in prompt else said[0]
+
+
+ROOM = (
+    "tasks.math.confidence=true",
+    "budget.default=300",
+    "rollout.max_tokens=300",
+    "rollout.groups_per_step=16",
+)
+
+
+async def test_confidences_are_asked_for_paid_and_reported_for_their_kind_alone(tmp_path: Path):
+    system = build(tmp_path / "run", *ROOM, engine=FakeEngine(confident))
+    await train(system)
+    system.write_summary()
+    rows = [r for s in (1, 2, 3) for r in read_jsonl(system.folder.rollouts_of(s))]
+    asked = [r for r in rows if "confidence" in r]
+    assert {r["kind"] for r in asked} == {"math"} == {r["kind"] for r in rows if ASK in str(r)}
+    paid = {r["response"]: r["reward"] for r in asked}
+    assert paid == {"right": pytest.approx((1 + 0.99) / 2), "wrong": pytest.approx(0.96 / 2)}
+    assert {r["kind"] for r in rows} == {"math", "code", "instruction", "open", "critic"}
+    before, step = metrics(system)[:2]
+    assert before["step"] == 0 and before["heldout_brier/math"] < 0.05
+    assert step["auroc/math"] == 1.0 and step["confidence_missing/math"] == 0.0
+    assert "auroc/code" not in step and step["score/math"] < 1
+    start = [r for r in read_jsonl(system.folder.eval_of("start")) if "confidence" in r]
+    assert len(start) == 4 and all(r["correct"] == r["score"] for r in start)
+    found = json.loads(system.folder.summary.read_text())["calibration"]
+    assert set(found) == {"math"} and found["math"]["start"]["n"] == 4
+
+
+async def test_weight_0_changes_no_reward_and_the_confidences_are_still_measured(tmp_path: Path):
+    system = build(
+        tmp_path / "run", *ROOM, "reward.weights.calibration=0", engine=FakeEngine(confident)
+    )
+    await train(system)
+    asked = [r for r in read_jsonl(system.folder.rollouts_of(1)) if "confidence" in r]
+    assert {(r["response"], r["reward"]) for r in asked} == {("right", 1.0), ("wrong", 0.0)}
+    assert metrics(system)[1]["auroc/math"] == 1.0

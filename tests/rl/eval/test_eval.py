@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from envs.confidence import ASK
 from rl.console import RunConsole
 from rl.eval.config import load_suites
 from rl.eval.results import EvalFolder, answer_rows, overall_figures, suite_figures
-from rl.eval.run import evaluate, read_tasks
+from rl.eval.run import evaluate, prompted, read_tasks
 from rl.eval.sample import Grader, Sampling, scored_groups
 from rl.run_folder import read_jsonl
 from rl.stats import clustered_interval, pass_at_k
@@ -59,7 +60,10 @@ async def run(folder: Path, reply: Reply, *overrides: str) -> tuple[dict[str, An
     """(summary, what was printed, rows) of an evaluation on ten sums."""
     cfg = load_suites(["model=m", "suite=gsm8k", f"data={sums(folder, 10)}", *overrides])
     out, printed = folder / "out", io.StringIO()
-    grader, results = Grader(["math"], cfg), EvalFolder.plan(str(out), "m")
+    grader, results = (
+        Grader(["math"], cfg, confidence=cfg.confidence),
+        EvalFolder.plan(str(out), "m"),
+    )
     results.claim({"model": "m"})
     console = RunConsole(1, Console(file=printed, width=200))
     try:
@@ -255,6 +259,50 @@ def test_a_reward_that_breaks_masks_its_answer():
     broken = Trajectory(status=Status.COMPLETED, scores=[Score.infra_error("math", "no worker")])
     [row] = answer_rows(Group(task, [broken]), grade_truncated=False)
     assert (row["score"], row["status"], row["reasons"]) == (None, "infra_error", ["no worker"])
+
+
+# -- confidence ----------------------------------------------------------------------------------
+
+
+async def test_a_confidence_is_asked_for_measured_and_no_part_of_the_answer(tmp_path: Path):
+    def reply(prompt: str, seed: int) -> ChatAnswer:
+        assert prompt.endswith(ASK)
+        i = number(prompt)
+        said = "" if i == 9 else f"\nConfidence: {0.8 if i < 6 else 0.1}"
+        return say(f"The answer is {i + 1 if i < 4 else 0}{said}")
+
+    summary, printed, rows = await run(tmp_path, reply, "confidence=true")
+    figures = summary["suites"]["gsm8k"]
+    assert figures["avg"]["mean"] == 0.4, "the verifier alone"
+    found = figures["calibration"]
+    assert (found["n"], found["missing"]) == (9, 1)
+    assert found["brier"] == pytest.approx((4 * 0.04 + 2 * 0.64 + 3 * 0.01) / 9)
+    assert found["auroc"] == pytest.approx((4 * 3 + 4 * 2 / 2) / 20)
+    assert [b["n"] for b in found["bins"]] == [3, 6]
+    assert "confidence: Brier 0.1633 (a constant 0.44: 0.2469)" in printed
+    assert "0.73 to 0.80: said 0.80, right 0.67, 6 answer(s)" in printed
+    assert "1 of 10 state none" in printed
+    assert (rows[0]["confidence"], rows[0]["correct"], rows[9]["confidence"]) == (0.8, 1.0, None)
+    assert rows[0]["response"] == "The answer is 1"
+    assert ASK not in rows[0]["messages"][0]["content"], "the task, as a grader needs it"
+
+
+async def test_without_the_key_nothing_is_asked_split_off_or_shown(tmp_path: Path):
+    def reply(prompt: str, seed: int) -> ChatAnswer:
+        assert ASK not in prompt
+        return say(f"\\boxed{{{number(prompt) + 1}}}\nConfidence: 0.8")
+
+    summary, printed, rows = await run(tmp_path, reply)
+    assert "calibration" not in summary["suites"]["gsm8k"] and "Brier" not in printed
+    assert "confidence" not in rows[0] and rows[0]["response"].endswith("Confidence: 0.8")
+
+
+def test_the_context_has_room_for_the_question_too(tmp_path: Path):
+    for words in ([], ["confidence=true"]):
+        cfg = load_suites(["model=m", "suite=gsm8k", f"data={sums(tmp_path, 2)}", *words])
+        asked = prompted(cfg, read_tasks(cfg))
+        assert [tokens for _, tokens in asked] == [512, 512]
+        assert all(task.prompt.endswith(ASK) is bool(words) for task, _ in asked)
 
 
 # -- what is refused -----------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def _bins(figures: Mapping[str, Any] | None) -> list[Bin]:
     return [Bin(**b) for b in figures["bins"]] if figures else []
 
 
-def _rows(found: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+def _rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """(figure, start, end, end - start with its interval)."""
     sides, diff = (found["start"], found["end"]), found["diff"] or {}
     rows = [

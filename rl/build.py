@@ -20,7 +20,7 @@ from rl.evaluate import Evaluator
 from rl.guard import Guard
 from rl.interrupt import Interrupt
 from rl.ipc_sync import IpcSender
-from rl.judging import check_judge, judge_endpoint
+from rl.judging import check_judge, judge_endpoint, judging_context
 from rl.learner_group import LearnerGroup, RankArguments
 from rl.metrics import Trackers
 from rl.nccl_sync import NcclSender
@@ -34,7 +34,9 @@ from rl.reward_table import reward_table
 from rl.run_folder import RunFolder
 from rl.scoring import Scorer
 from rl.shape import ModelShape
+from rl.snapshot import CriticSnapshot
 from rl.system import System
+from rl.types import derive_seed
 from rl.weight_sync import PausedSync, Sender, SharedMemorySender
 from rollouts.collector import Collector
 from rollouts.episode import EpisodeLimits, to_the_end
@@ -88,14 +90,15 @@ async def _start(
     rewards = reward_table(
         cfg.reward, sandbox, judge, plan.rubrics, plan.plugins, cfg.sandbox.isolation
     )
-    (engine, learner), probes = await asyncio.gather(
+    (engine, learner, judging), probes = await asyncio.gather(
         _start_engines(cfg, model, renderer),
         probe_rewards({k: cfg.reward.kinds[k] for k in cfg.kinds}, rewards, plan.tasks.first),
     )
     for words in probes:
         console.message(words)
-    context = RewardContext(to_the_end(engine), renderer, cfg.seed, endpoint)
-    scorer = Scorer(rewards, context, cfg.confident)
+    snapshot = _snapshot(cfg, judging, folder)
+    context = RewardContext(to_the_end(engine), renderer, cfg.seed)
+    scorer = Scorer(rewards, judging_context(context, snapshot, endpoint), cfg.confident)
     gateway = Gateway(engine, renderer)
     if plan.agents:
         await gateway.start()
@@ -125,13 +128,14 @@ async def _start(
             collector,
             scorer,
             judge,
-            replace(context, judge=None),  # what is measured is the policy, whoever else judges
+            context,  # what is measured is the policy, whoever else judges
             lambda task: EpisodeLimits(
                 cfg.largest_budget_of(task.kind),
                 cfg.rollout.max_model_len,
                 cfg.rollout.max_turns,
                 0.0,
             ),
+            judging_context(context, snapshot, None) if cfg.judge.policy == "promoted" else None,
         ),
         guard=Guard(cfg.guard),
         toggle=Toggle(cfg.budget.toggle),
@@ -142,8 +146,10 @@ async def _start(
         cost=ModelShape.cost_of(model),
         started=started,
         sandbox=sandbox,
+        snapshot=snapshot,
         closers=[
             sandbox.close,
+            *([snapshot.close] if snapshot else []),
             lambda: _stop_ray(buffer),
             plan.plugins.close,
             gateway.close,
@@ -157,18 +163,28 @@ async def _start(
         place, step, state = checkpoint
         await learner.load(place.resolve())
         system.load_state(step, state)
+        if snapshot:
+            await snapshot.restore(place, state["snapshot"])
+    elif snapshot:
+        await snapshot.take(learner, 0)
     return system
 
 
 async def _start_engines(
     cfg: Config, model: Path, renderer: Renderer
-) -> tuple[VllmEngine, LearnerGroup]:
-    """The engine's workers and the learner ranks, which load at the same time."""
-    backend = cfg.weight_sync.backend
-    placement = await place(cfg.rollout, cfg.learner, backend)
-    engine = VllmEngine.launch(
-        str(model), cfg.rollout, cfg.seed, backend, placement, first_bundle=cfg.learner.ranks
-    )
+) -> tuple[VllmEngine, LearnerGroup, VllmEngine | None]:
+    """The engine's workers, the learner ranks and the judge's own worker, if it has one, which
+    load at the same time."""
+    backend, rollout = cfg.weight_sync.backend, cfg.rollout
+    one = replace(rollout, engines=1)
+    workers = rollout.engines + cfg.judge.has_own_engine
+    placement = await place(replace(rollout, engines=workers), cfg.learner, backend)
+    first = cfg.learner.ranks
+    engine = VllmEngine.launch(str(model), rollout, cfg.seed, backend, placement, first)
+    judging = None
+    if cfg.judge.has_own_engine:
+        seed, last = derive_seed(cfg.seed, "judge"), first + rollout.engines
+        judging = VllmEngine.launch(str(model), one, seed, backend, placement, last)
     arguments = RankArguments(
         model,
         cfg.learner,
@@ -177,11 +193,22 @@ async def _start_engines(
         total_updates=cfg.num_steps * cfg.learner.updates_per_batch,
         mismatch=cfg.mismatch,
     )
-    _, learner = await asyncio.gather(
-        engine.ready(renderer.stop_ids, cfg.rollout.start_timeout_s),
+    learner, *_ = await asyncio.gather(
         LearnerGroup.start(arguments, placement),
+        engine.ready(renderer.stop_ids, rollout.start_timeout_s),
+        *([judging.ready(renderer.stop_ids, rollout.start_timeout_s)] if judging else []),
     )
-    return engine, learner
+    return engine, learner, judging
+
+
+def _snapshot(
+    cfg: Config, engine: VllmEngine | None, folder: RunFolder
+) -> CriticSnapshot | None:
+    """The judge's own weights; it connects when it first loads some."""
+    if engine is None:
+        return None
+    sender = SharedMemorySender(f"{buffer_path(folder.path.name)}-judge")
+    return CriticSnapshot(engine, folder.path, sender, cfg.judge.promotion_margin)
 
 
 def _sender(cfg: Config, engine: VllmEngine, buffer: str) -> Sender:

@@ -1,6 +1,7 @@
 """Checkpoints: written aside, hashed, renamed. Each holds a folder that `from_pretrained` opens.
 
     checkpoints/step-000012/  hf/  deepspeed/  state.json  manifest.json (sha256 of every file)
+                              judge/ (the weights that judged, where those were others)
 
 A folder without a manifest was never finished and is ignored. `state.json` is plain data; nothing
 here is a pickle except DeepSpeed's own files, which the manifest's hashes guard.
@@ -19,9 +20,10 @@ from rl.types import ConjointError
 
 if TYPE_CHECKING:
     from rl.learner import Learner
+    from rl.snapshot import CriticSnapshot
 
 
-FORMAT = 3
+FORMAT = 4
 """Of state.json. Raise it when the state of any part is no longer read as it was written."""
 
 Checkpoint = tuple[Path, int, dict[str, Any]]
@@ -81,7 +83,11 @@ class CheckpointConfig:
 
 
 async def save_checkpoint(
-    root: Path, step: int, learner: "Learner", state: Mapping[str, Any]
+    root: Path,
+    step: int,
+    learner: "Learner",
+    state: Mapping[str, Any],
+    judge: "CriticSnapshot | None" = None,
 ) -> Path:
     """Save after `step` steps are done; returns the finished folder."""
     target = root / f"step-{step:06d}"
@@ -89,6 +95,8 @@ async def save_checkpoint(
         return target
     with whole_folder(target, "checkpoint") as partial:
         await learner.save(partial.resolve())
+        if judge is not None:
+            judge.save(partial)
         text = json.dumps({"format": FORMAT, **state}, ensure_ascii=False)
         (partial / "state.json").write_text(text, encoding="utf-8")
         hashes = {str(p.relative_to(partial)): _sha256(p) for p in _files(partial)}

@@ -41,6 +41,9 @@ class ColocatedLearner:
     async def save(self, folder: Path) -> None:
         await self._learner.save(folder)
 
+    async def save_model(self, folder: Path) -> None:
+        await self._learner.save_model(folder)
+
     async def load(self, folder: Path) -> None:
         await self._learner.load(folder)
 

@@ -47,6 +47,7 @@ def validate(cfg: "Config") -> None:
             "checkpoint.keep_best needs evaluations to compare; set eval.every and eval.tasks"
         )
     _validate_tasks(cfg)
+    _validate_judge(cfg)
     _validate_files(cfg)
     _validate_sizes(cfg)
     _validate_nucleus(cfg)
@@ -140,6 +141,33 @@ def _validate_confidence(cfg: "Config") -> None:
         raise ConjointError(
             f"reward.weights.{CALIBRATION} has no effect: no task kind states a confidence; set "
             "tasks.KIND.confidence=true"
+        )
+
+
+def _validate_judge(cfg: "Config") -> None:
+    """The judge's own engine, and what needs evaluations of the critic between start and end."""
+    judge, evaluation = cfg.judge, cfg.eval
+    between = 0 < evaluation.every < cfg.num_steps and evaluation.judge_pairs
+    for key, asked in (
+        ("judge.policy=promoted", judge.policy == "promoted"),
+        (f"guard.max_judge_drop={cfg.guard.max_judge_drop}", cfg.guard.max_judge_drop < 1),
+    ):
+        if asked and not between:
+            raise ConjointError(
+                f"{key} looks at evaluations of the critic between start and end; set "
+                "eval.judge_pairs above 0, and eval.every above 0 and below num_steps"
+            )
+    if not judge.has_own_engine:
+        return
+    if not any(JUDGED & set(cfg.reward.kinds[kind]) for kind in cfg.kinds):
+        raise ConjointError(
+            f"judge.policy={judge.policy} has no effect: no task kind has a reward that asks a "
+            "judge; leave it out"
+        )
+    if cfg.weight_sync.backend != "shm" or cfg.rollout.sleep:
+        raise ConjointError(
+            f"judge.policy={judge.policy} gives the judge an engine of its own, which needs "
+            "weight_sync.backend=shm and rollout.sleep=false"
         )
 
 

@@ -5,17 +5,20 @@ that could not be graded has no score and is counted.
 """
 
 import asyncio
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rewards.base import RewardContext
-from rewards.judge import Judge, judge_accuracy
+from rewards.judge import Judge
+from rewards.judge_quality import AskedPair, ask_pairs, quality
+from rewards.pairs import same
 from rl.calibration import stated_fields
 from rl.metrics import answer_score
 from rl.scoring import Scorer
-from rl.types import ConjointError, Group, Task
+from rl.types import ConjointError, Group, Status, Task, derive_seed
 from rollouts.collector import Collector
 from rollouts.episode import EpisodeLimits
 
@@ -38,7 +41,8 @@ class EvalConfig:
     greedy: bool = True
     """Evaluate at temperature 0 too."""
     judge_pairs: int = 512
-    """Fixed (correct, incorrect) pairs that the judge is tested on, both orders; 0 turns it off."""
+    """Fixed (correct, incorrect) pairs that the judge is tested on, both orders, and the most pairs
+    for its self-preference; 0 turns both off."""
     every: int = 0
     """Steps between evaluations besides start and end; 0: only those two."""
 
@@ -50,6 +54,14 @@ class EvalConfig:
                 f"eval.temperature={self.temperature} must be above 0; "
                 "eval.greedy adds temperature 0"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Rows by the name of their file, and figures for the metrics."""
+
+    rows: dict[str, list[dict[str, Any]]]
+    figures: dict[str, float]
 
 
 class Evaluator:
@@ -64,7 +76,9 @@ class Evaluator:
         judge: Judge,
         context: RewardContext,
         limits: Callable[[Task], EpisodeLimits],
+        snapshot: RewardContext | None = None,
     ) -> None:
+        """`context` asks the policy; `snapshot` asks who may be replaced by it as judge."""
         self._cfg = cfg
         self._tasks = [task for kind in tasks.heldout.values() for task in kind]
         self._pairs = tasks.judge_pairs
@@ -73,17 +87,51 @@ class Evaluator:
         self._judge = judge
         self._context = context
         self._limits = limits
+        self._snapshot = snapshot
 
-    async def evaluate(self, tag: str) -> dict[str, list[dict[str, Any]]]:
-        """{tag: rows, tag_greedy: rows, judge_tag: rows} of the current policy."""
-        results: dict[str, list[dict[str, Any]]] = {}
+    async def evaluate(self, tag: str, start: Sequence[Mapping[str, Any]] = ()) -> Evaluation:
+        """The current policy's answers (files TAG and TAG_greedy) and what it is worth as a judge
+        (judge_TAG, judge_self_TAG; judge_snapshot_TAG of the snapshot). `start`: the rows of file
+        start."""
+        found: dict[str, list[dict[str, Any]]] = {}
         if self._tasks:
-            results[tag] = await self._measure(self._cfg.temperature)
+            found[tag] = await self._measure(self._cfg.temperature)
             if self._cfg.greedy:
-                results[f"{tag}_greedy"] = await self._measure(0.0)
-        if self._pairs:
-            results[f"judge_{tag}"] = await self._measure_judge()
-        return results
+                found[f"{tag}_greedy"] = await self._measure(0.0)
+        if not self._pairs:
+            return Evaluation(found, {})
+        proven = await ask_pairs(self._judge, self._pairs, self._context)
+        equal = await ask_pairs(
+            self._judge, self._equal_pairs(found.get(tag, []), start), self._context
+        )
+        found[f"judge_{tag}"] = [_judge_row(pair, "judge") for pair in proven]
+        if equal:
+            found[f"judge_self_{tag}"] = [_judge_row(pair, "self") for pair in equal]
+        figures = quality(proven, equal)
+        if self._snapshot is not None:
+            held = await ask_pairs(self._judge, self._pairs, self._snapshot)
+            found[f"judge_snapshot_{tag}"] = [_judge_row(pair, "judge") for pair in held]
+            figures["snapshot_accuracy"] = quality(held)["accuracy"]
+        return Evaluation(found, {f"judge_eval/{name}": value for name, value in figures.items()})
+
+    def _equal_pairs(
+        self, now: Sequence[Mapping[str, Any]], start: Sequence[Mapping[str, Any]]
+    ) -> list[tuple[Task, str, str]]:
+        """(task, answer of now, answer of the start) of held-out tasks whose two answers are
+        finished, differ, and have the same score by the verifier."""
+        tasks = {task.id: task for task in self._tasks}
+        before = {row["task_id"]: row for row in start if row["task_id"] in tasks}
+        pairs = [
+            (tasks[row["task_id"]], row["response"], other["response"])
+            for row in now
+            if (other := before.get(row["task_id"])) is not None
+            and row["status"] == other["status"] == Status.COMPLETED
+            and row["score"] is not None
+            and row["score"] == other["score"]
+            and not same(row["response"], other["response"])
+        ]
+        draw = random.Random(derive_seed(self._cfg.seed, "self-preference"))
+        return draw.sample(pairs, min(len(pairs), self._cfg.judge_pairs))
 
     async def _measure(self, temperature: float) -> list[dict[str, Any]]:
         def limits(task: Task) -> EpisodeLimits:
@@ -98,12 +146,15 @@ class Evaluator:
         groups = await asyncio.gather(*scoring)
         return [_row(group) for group in sorted(groups, key=lambda g: g.index)]
 
-    async def _measure_judge(self) -> list[dict[str, Any]]:
-        scores = await judge_accuracy(self._judge, self._pairs, self._context)
-        return [
-            {"task_id": task.id, "kind": "judge", "source": task.kind, "score": score}
-            for (task, _, _), score in zip(self._pairs, scores, strict=True)
-        ]
+
+def _judge_row(pair: AskedPair, kind: str) -> dict[str, Any]:
+    return {
+        "task_id": pair.task.id,
+        "kind": kind,
+        "source": pair.task.kind,
+        "score": pair.score,
+        "said": pair.said,
+    }
 
 
 def heldout_mean(rows: Sequence[Mapping[str, Any]]) -> float | None:

@@ -1,14 +1,24 @@
 """Stop rules: a run that cannot be trusted ends with one sentence instead of a wasted night.
 
-Two moments: `check_batch` before the learner sees a batch (what was graded), `check_update` after
-an update (whether engine and learner still agree, whether the loss is a number).
+Three moments: `check_batch` and `check_judge` before the learner sees a batch (what was graded, and
+whether the judge pays for length), `check_update` after an update (whether engine and learner still
+agree, whether the loss is a number), `check_critic` after an evaluation (whether the critic has
+become worse).
 """
 
 import math
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from rl.stats import Scores, mean_interval, paired_difference
 from rl.types import ConjointError, StopRun
+
+LENGTH_WINDOW = 200
+"""Groups that length bias is measured over, the last ones: a judge may become biased late."""
+LENGTH_GROUPS = 20
+"""Fewer groups never stop a run, whatever the limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +31,12 @@ class GuardConfig:
     """Graded answers among all answers of a batch."""
     max_masked_share: float = 0.5
     """Ungraded answers among the answers of one kind in a batch."""
+    max_longer_wins: float = 0.9
+    """Length bias of the judge: the share of decided pairs of unequal length that the longer answer
+    wins, a mean over the last groups. The lower end of its 95 % interval must stay at or below."""
+    max_judge_drop: float = 1.0
+    """How far the policy's accuracy as judge of the held-out pairs may fall below that at the
+    start; the upper end of the paired 95 % interval of the change must stay at or above."""
     max_nonfinite_steps: int = 3
     """Steps in a row with an update skipped because its loss or gradient was not finite, or with a
     gap that is not a number. The run then stops and stores the batch for `replay=`."""
@@ -30,7 +46,7 @@ class GuardConfig:
     def __post_init__(self) -> None:
         if not self.max_gap > 0:
             raise ConjointError(f"guard.max_gap is {self.max_gap}; it must be above 0.")
-        for key in ("min_graded_share", "max_masked_share"):
+        for key in ("min_graded_share", "max_masked_share", "max_longer_wins", "max_judge_drop"):
             value = getattr(self, key)
             if not 0 <= value <= 1:
                 raise ConjointError(f"guard.{key} is {value}; it is a share between 0 and 1.")
@@ -47,17 +63,55 @@ class NonfiniteStop(StopRun):
 
 
 class Guard:
-    """Remembers only how many steps in a row were not finite."""
+    """Remembers how many steps in a row were not finite, and the length bias of the last groups."""
 
     def __init__(self, config: GuardConfig) -> None:
         self._config = config
         self._nonfinite_steps = 0
+        self._longer_wins: deque[float] = deque(maxlen=LENGTH_WINDOW)
 
-    def state(self) -> int:
-        return self._nonfinite_steps
+    def state(self) -> dict[str, Any]:
+        return {"nonfinite_steps": self._nonfinite_steps, "longer_wins": list(self._longer_wins)}
 
-    def load_state(self, state: int) -> None:
-        self._nonfinite_steps = state
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._nonfinite_steps = state["nonfinite_steps"]
+        self._longer_wins = deque(state["longer_wins"], maxlen=LENGTH_WINDOW)
+
+    def check_judge(self, longer_wins: Sequence[float]) -> dict[str, float]:
+        """`longer_wins`: of each group judged since the last call, the share of decided pairs of
+        unequal length that the longer answer won. Returns the lower end of the interval.
+
+        A group is one observation, for its pairs share their answers.
+        """
+        self._longer_wins.extend(longer_wins)
+        if len(self._longer_wins) < LENGTH_GROUPS:
+            return {}
+        found, limit = mean_interval(list(self._longer_wins)), self._config.max_longer_wins
+        if found.lo > limit:
+            raise StopRun(
+                f"The judge has a length bias: the longer of two answers wins {found.mean:.0%} of "
+                f"the pairs that it decides ({found.lo:.1%} or more at 95 % confidence, over "
+                f"{found.n} groups; guard.max_longer_wins is {limit:.0%}), so the policy would "
+                "learn to be long; read the verdicts in the rollouts file of this step, change "
+                "reward.rubrics or judge.policy, or set guard.max_longer_wins=1 if the rubrics ask "
+                "for length."
+            )
+        return {"judge/longer_wins_low": found.lo}
+
+    def check_critic(self, start: Scores, now: Scores) -> None:
+        """The policy's scores as judge of the held-out pairs at the start and now, by pair."""
+        both, limit = sorted(start.keys() & now.keys()), self._config.max_judge_drop
+        if limit == 1 or not both:
+            return
+        change = paired_difference([start[k] for k in both], [now[k] for k in both])
+        if change.hi < -limit:
+            raise StopRun(
+                f"The policy as judge is right on {-change.mean:.1%} fewer of the {change.n} "
+                f"held-out pairs than at the start ({-change.hi:.1%} or more at 95 % confidence; "
+                f"guard.max_judge_drop is {limit:.0%}), so its verdicts no longer say what is "
+                "good; resume from an earlier checkpoint with critic.refine=true, a higher "
+                "critic.weight or judge.policy=promoted."
+            )
 
     def check_batch(self, metrics: Mapping[str, float]) -> None:
         """Raises StopRun if too little of a batch was graded (`step_metrics` before training)."""

@@ -1,6 +1,10 @@
-"""Who judges instead of the policy: the endpoint of `judge.endpoint`, made and reached."""
+"""Who judges instead of the live policy: a snapshot of it, or the endpoint of `judge.endpoint`."""
 
+from dataclasses import replace
+
+from rewards.base import RewardContext
 from rewards.judge import JudgeConfig
+from rl.snapshot import CriticSnapshot
 from rl.types import ConjointError
 from rollouts.endpoint import EndpointPolicy
 
@@ -16,3 +20,11 @@ async def check_judge(endpoint: EndpointPolicy) -> None:
         await endpoint.check()
     except ConjointError as error:
         raise ConjointError(f"judge.{error}") from error
+
+
+def judging_context(
+    policy: RewardContext, snapshot: CriticSnapshot | None, endpoint: EndpointPolicy | None
+) -> RewardContext:
+    """What the judged rewards of a run are given; `policy` asks the live policy."""
+    sampler = policy.sampler if snapshot is None else snapshot.engine
+    return replace(policy, sampler=sampler, judge=endpoint)

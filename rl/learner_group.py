@@ -114,6 +114,9 @@ class LearnerGroup:
     async def save(self, folder: Path) -> None:
         await self._all("save", folder)
 
+    async def save_model(self, folder: Path) -> None:
+        await self._all("save_model", folder)
+
     async def load(self, folder: Path) -> None:
         await self._all("load", folder)
 

@@ -313,12 +313,16 @@ class LearnerRank:
         )
         if self._reference and self._place.rank == 0:
             self._reference.save(folder)
-        weights = {name: tensor.cpu() for name, tensor in self.named_weights()}
-        if self._place.rank == 0:
-            base_model(self._engine.module).save_pretrained(folder / "hf", state_dict=weights)
-            copy_tokenizer(self._folder, folder / "hf")
+        self.save_model(folder / "hf")
         if self._config.lora.rank:
             self._save_adapter(folder / "adapter")
+
+    def save_model(self, folder: Path) -> None:
+        """Write what `from_pretrained` opens. Collective under ZeRO-3."""
+        weights = {name: tensor.cpu() for name, tensor in self.named_weights()}
+        if self._place.rank == 0:
+            base_model(self._engine.module).save_pretrained(folder, state_dict=weights)
+            copy_tokenizer(self._folder, folder)
 
     def _save_adapter(self, folder: Path) -> None:
         """A folder that PEFT opens. Collective under ZeRO-3."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.agent import Agent, load_agent
+from envs.sources.nano import VERIFIABLE
 from rewards.rubrics import Rubric, load_rubrics
 from rl.config import Config
 from rl.console import batch_words
@@ -66,6 +67,12 @@ def prepare(cfg: Config) -> Plan:
     if any("safety" in cfg.reward.kinds[kind] for kind in cfg.kinds):
         load_rubrics([cfg.reward.safety_rubric], key="reward.safety_rubric")
     tasks, plugins = build_tasks(cfg), load_plugins(cfg.reward)
+    if cfg.judge.policy == "promoted" and not tasks.judge_pairs:
+        raise ConjointError(
+            "judge.policy=promoted compares critics on held-out verifiable pairs, and there are "
+            "none: eval.judge_pairs come from the built-in sources of "
+            f"{', '.join(VERIFIABLE)}; add one of these kinds or take judge.policy=frozen"
+        )
     agents = {
         kind: load_agent(task.agent, f"tasks.{kind}.agent")
         for kind, task in cfg.kinds.items()
@@ -97,6 +104,7 @@ def plan_words(cfg: Config) -> list[str]:
     )
     words += length_words(cfg.budget)
     words += confidence_words(cfg)
+    words += judge_words(cfg)
     dropped = [kind for kind in cfg.tasks if kind not in cfg.kinds and cfg.tasks[kind].weight]
     if dropped:
         words.append(f"Left out, because reward.rubrics is empty: {', '.join(dropped)}.")
@@ -130,6 +138,17 @@ def confidence_words(cfg: Config) -> list[str]:
     paid = f"paid with weight {weight:g} (RLCR)" if weight else "measured and not paid"
     kinds = ", ".join(cfg.confident)
     return [f"Answers of kind {kinds} state a confidence, which is {paid}."] if kinds else []
+
+
+def judge_words(cfg: Config) -> list[str]:
+    """Whose weights judge, where those are not the ones being trained."""
+    of = {
+        "frozen": "the weights of the start, for the whole run",
+        "promoted": "a snapshot, which the live critic replaces where an evaluation allows it",
+    }
+    if cfg.judge.policy not in of:
+        return []
+    return [f"The judge has an engine of its own and judges with {of[cfg.judge.policy]}."]
 
 
 def next_command(cfg: Config) -> str:

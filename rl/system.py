@@ -15,17 +15,19 @@ from rl.calibration import calibration_metrics, calibration_words, from_rows
 from rl.checkpoint import checkpoint_step, finished_checkpoints, prune, save_checkpoint
 from rl.config import Config
 from rl.console import RunConsole, Stopwatch
-from rl.evaluate import Evaluator, heldout_mean
+from rl.evaluate import Evaluation, Evaluator, heldout_mean
 from rl.guard import Guard, NonfiniteStop
 from rl.interrupt import Interrupt
 from rl.learner import Learner
 from rl.metrics import Trackers, is_flat, plain_words, step_metrics
 from rl.ptx import PtxRow, PtxStream
 from rl.replay import write_dump
+from rl.report.load import task_scores
 from rl.report.summary import outcome, write_summary
-from rl.run_folder import RunFolder
+from rl.run_folder import RunFolder, read_jsonl
 from rl.scoring import Scorer
 from rl.shape import BY_TOKENS, TokenCost
+from rl.snapshot import CriticSnapshot
 from rl.staleness import staleness_metrics
 from rl.types import ConjointError, Group, StopRun, Task, derive_seed
 from rl.weight_sync import PausedSync
@@ -56,6 +58,8 @@ class System:
     clock: Stopwatch
     interrupt: Interrupt
     sandbox: Sandbox | None = None
+    snapshot: CriticSnapshot | None = None
+    """The weights that judge, where those are not the policy's own."""
     cost: TokenCost = BY_TOKENS
     """What micro-batches are balanced by."""
     toggle: Toggle = field(default_factory=lambda: Toggle(ToggleConfig()))
@@ -136,7 +140,8 @@ class System:
         hold the reasons."""
         self.folder.write_rollouts(self.step + 1, groups)
         self.guard.check_batch(step_metrics(groups))
-        return staleness_metrics(groups, self.step, self.cfg.rollout.max_staleness)
+        bias = self.guard.check_judge(self.judge.drain_longer_wins())
+        return bias | staleness_metrics(groups, self.step, self.cfg.rollout.max_staleness)
 
     async def check_update(self, metrics: dict[str, float], batch: Batch) -> None:
         """Stop rules on the update just done; a batch that is not finite is stored."""
@@ -175,6 +180,7 @@ class System:
             **self.toggle.metrics(self.step - 1),
             **metrics,
             **self.judge.drain_metrics(),
+            **(self.snapshot.drain_metrics() if self.snapshot else {}),
             **(self.sandbox.drain_metrics() if self.sandbox else {}),
             **self.mixture.metrics(),
             **self.scheduler.drain_metrics(),
@@ -188,17 +194,20 @@ class System:
         self.trackers.log(self.step, figures)
         self.console.step(self.step, figures, plain_words(groups))
 
-    async def evaluate(self, tag: str) -> None:
+    async def evaluate(self, tag: str) -> Evaluation:
         self.console.message(f"evaluating on held-out tasks ({tag}) ...")
         with self.clock.phase("evaluate"):
-            found = await self.evaluator.evaluate(tag)
-            for name, rows in found.items():
+            start = read_jsonl(self.folder.eval_of("start"))
+            found = await self.evaluator.evaluate(tag, start)
+            for name, rows in found.rows.items():
                 self.folder.write_eval(name, rows)
-            self._show_calibration(found.get(tag, []))
-            if (mean := heldout_mean(found.get(tag, []))) is not None:
+            self._show_calibration(found.rows.get(tag, []))
+            if (mean := heldout_mean(found.rows.get(tag, []))) is not None:
                 self.scores[self.step] = mean
-            await self.measure_ptx()
+            if figures := found.figures | await self.measure_ptx():
+                self.trackers.log(self.step, figures)
         self.clock.split()
+        return found
 
     def _show_calibration(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """What the confidences of held-out answers are worth; nothing where none is stated."""
@@ -208,11 +217,22 @@ class System:
                 figures = calibration_metrics(stated)
                 self.trackers.log(self.step, {f"heldout_{k}/{kind}": figures[k] for k in figures})
 
-    async def measure_ptx(self) -> None:
+    async def measure_ptx(self) -> dict[str, float]:
         """Cross-entropy of the PTX rows that are never trained: what the policy forgets."""
-        if self.ptx and self.ptx.heldout:
-            loss = await self.learner.ptx_loss(heldout_batch(self.ptx.heldout, self.cfg.learner))
-            self.trackers.log(self.step, {"ptx/heldout_loss": loss})
+        if not (self.ptx and self.ptx.heldout):
+            return {}
+        loss = await self.learner.ptx_loss(heldout_batch(self.ptx.heldout, self.cfg.learner))
+        return {"ptx/heldout_loss": loss}
+
+    async def mind_critic(self, found: Evaluation, tag: str) -> None:
+        """What an evaluation of the critic leads to: a stop, or that it judges from now on."""
+        live = found.rows.get(f"judge_{tag}", [])
+        start = read_jsonl(self.folder.eval_of("judge_start"))
+        self.guard.check_critic(task_scores(start), task_scores(live))
+        held = found.rows.get(f"judge_snapshot_{tag}", [])
+        if self.snapshot and held:
+            said = await self.snapshot.promote_if_better(self.learner, self.step, live, held)
+            self.console.message(said)
 
     async def evaluate_at_start(self) -> None:
         self.clock.split()
@@ -223,7 +243,10 @@ class System:
         every, last = self.cfg.eval.every, self.cfg.num_steps
         evaluated = bool(every) and self.step % every == 0 and self.step < last
         if evaluated:
-            await self.interrupt.until_stopped(self.evaluate(f"step-{self.step:06d}"))
+            tag = f"step-{self.step:06d}"
+            found = await self.interrupt.until_stopped(self.evaluate(tag))
+            if found is not None:
+                await self.mind_critic(found, tag)
         if self.cfg.checkpoint.due(self.step, last, evaluated=evaluated):
             await self.save()
 
@@ -240,7 +263,7 @@ class System:
         self.started = time.monotonic()
         root = self.folder.checkpoints
         await self.scheduler.take_out()
-        await save_checkpoint(root, self.step, self.learner, self.state())
+        await save_checkpoint(root, self.step, self.learner, self.state(), self.snapshot)
         self.scheduler.go_on()
         prune(root, self.cfg.checkpoint, self.scores)
         self.clock.split()
@@ -253,6 +276,7 @@ class System:
             "ptx": self.ptx.state() if self.ptx else None,
             "guard": self.guard.state(),
             "toggle": self.toggle.state(),
+            "snapshot": self.snapshot.state() if self.snapshot else None,
             "scores": self.scores,
             "time_split": self.time_split,
             "wall_s": self.wall_s,

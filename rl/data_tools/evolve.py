@@ -96,7 +96,7 @@ class EvolveConfig:
             if role.temperature < 0 or role.max_tokens < 1:
                 raise ConjointError(f"{key} needs temperature 0 or more and max_tokens 1 or more")
             _as_judge(key, role)
-        self.judge.validate()
+        self.judge.validate(in_run=False)
         if self.needs_policy and not self.model:
             raise ConjointError(
                 "give model=PATH, the policy that plays the roles without an endpoint, or "

@@ -71,7 +71,7 @@ class GradeConfig:
             raise ConjointError(f"concurrency={self.concurrency} must be at least 1")
         if self.name == "rubric" and not self.reward.rubrics:
             raise ConjointError("reward=rubric needs a rubric; reward.rubrics is empty")
-        self.judge.validate()
+        self.judge.validate(in_run=False)
 
     def check_judge(self) -> None:
         """Raises ConjointError if the reward asks a judge and there is none."""

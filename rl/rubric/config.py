@@ -108,7 +108,7 @@ class JudgedConfig(LintConfig):
         )
 
     def validate(self) -> None:
-        self.judge.validate()
+        self.judge.validate(in_run=False)
         if self.judge.mode != "pairs":
             raise ConjointError(
                 "judge.mode has no effect here: pairs are compared, and preview asks about each "

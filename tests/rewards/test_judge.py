@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from rewards.base import RewardContext
 from rewards.critic import critic_reward
-from rewards.judge import Judge, JudgeConfig, judge_accuracy, rubric_reward
+from rewards.judge import Judge, JudgeConfig, rubric_reward
 from rewards.judge_prompt import TEMPLATES, judge_messages, parse_verdict, verdict_text
+from rewards.judge_quality import ask_pairs
 from rewards.pairs import choose_pairs
 from rewards.quoting import clip, defuse, quote
 from rewards.rubrics import load_rubrics
@@ -339,7 +340,8 @@ async def test_accuracy_is_both_orders_with_ties_half_and_unreadable_zero() -> N
         return "B" if a == "wrong" else "??"
 
     judge, policy = compact(temperature=1.0), Scripted(reply)
-    assert await judge_accuracy(judge, pairs, context(policy)) == [1.0, 0.75, 0.0]
+    asked = await ask_pairs(judge, pairs, context(policy))
+    assert [pair.score for pair in asked] == [1.0, 0.75, 0.0]
     assert {c["temperature"] for c in policy.calls} == {0.0}
     assert all("Judge: correct\n" in c["prompt"] for c in policy.calls)
     assert judge.drain_metrics() == {"judge/calls": 0.0}, "an evaluation is no training metric"
@@ -350,7 +352,7 @@ async def test_accuracy_raises_when_the_engine_fails() -> None:
         raise ConnectionError("gone")
 
     with pytest.raises(ConnectionError):
-        await judge_accuracy(compact(), [(TASK, "a", "b")], context(Scripted(dead)))
+        await ask_pairs(compact(), [(TASK, "a", "b")], context(Scripted(dead)))
 
 
 @pytest.mark.parametrize(

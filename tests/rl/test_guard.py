@@ -1,10 +1,11 @@
 """Each stop rule fires beyond its limit, not at it, and says what to do."""
 
+import json
 from typing import Any
 
 import pytest
 
-from rl.guard import Guard, GuardConfig, NonfiniteStop
+from rl.guard import LENGTH_GROUPS, LENGTH_WINDOW, Guard, GuardConfig, NonfiniteStop
 from rl.types import ConjointError, StopRun
 
 NAN = float("nan")
@@ -89,6 +90,48 @@ def test_a_resumed_run_goes_on_counting() -> None:
         resumed.check_update({"nonfinite": 1.0})
 
 
+def test_length_bias_needs_groups_and_not_only_a_share() -> None:
+    guard = Guard(GuardConfig(max_longer_wins=0.6))
+    assert guard.check_judge([1.0] * (LENGTH_GROUPS - 1)) == {}
+    with pytest.raises(StopRun, match=r"wins 100% of .* over 20 groups; guard\.max_longer_wins"):
+        guard.check_judge([1.0])
+    mixed = Guard(GuardConfig(max_longer_wins=0.6))
+    found = mixed.check_judge([1.0] * 14 + [0.0] * 6)
+    assert found["judge/longer_wins_low"] < 0.6, "70 % of 20 groups is no proof of 60 %"
+    with pytest.raises(StopRun, match="length bias"):
+        mixed.check_judge([1.0] * 140 + [0.0] * 60)
+    Guard(GuardConfig(max_longer_wins=1.0)).check_judge([1.0] * 500)
+    Guard(GuardConfig()).check_judge([0.0] * 500)
+
+
+def test_a_judge_that_becomes_biased_late_is_found_by_its_last_groups() -> None:
+    guard = Guard(GuardConfig())
+    guard.check_judge([0.5] * 5_000)
+    with pytest.raises(StopRun, match=f"over {LENGTH_WINDOW} groups"):
+        guard.check_judge([1.0] * LENGTH_WINDOW)
+
+
+def test_a_resumed_run_remembers_the_length_bias() -> None:
+    first = Guard(GuardConfig())
+    first.check_judge([1.0] * 30)
+    resumed = Guard(GuardConfig())
+    resumed.load_state(json.loads(json.dumps(first.state())))
+    with pytest.raises(StopRun, match="over 36 groups"):
+        resumed.check_judge([1.0] * 6)
+
+
+def test_a_critic_that_falls_below_its_start_stops_and_chance_does_not() -> None:
+    start = {f"pair {i}": 1.0 for i in range(100)}
+    worse = {name: float(i % 2) for i, name in enumerate(start)}
+    guard = Guard(GuardConfig(max_judge_drop=0.2))
+    with pytest.raises(StopRun, match=r"right on 50\.0% fewer of the 100 .*guard\.max_judge_drop"):
+        guard.check_critic(start, worse)
+    guard.check_critic(worse, start)
+    guard.check_critic(start, {**start, **{f"pair {i}": 0.0 for i in range(22)}})  # 22 %, not sure
+    guard.check_critic(start, {"another pair": 0.0})
+    Guard(GuardConfig()).check_critic(start, dict.fromkeys(start, 0.0))
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -96,6 +139,9 @@ def test_a_resumed_run_goes_on_counting() -> None:
         ("max_gap", NAN),
         ("min_graded_share", 1.5),
         ("max_masked_share", -0.1),
+        ("max_longer_wins", 1.1),
+        ("max_longer_wins", NAN),
+        ("max_judge_drop", -0.1),
         ("max_nonfinite_steps", 0),
         ("dump_steps", [3, 0]),
     ],

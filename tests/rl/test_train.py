@@ -22,16 +22,18 @@ from rl.config import Config, load_config
 from rl.console import RunConsole, Stopwatch
 from rl.evaluate import Evaluator
 from rl.guard import Guard
+from rl.judging import judging_context
 from rl.metrics import Trackers
 from rl.ptx import PtxStream
 from rl.replay import read_dump
 from rl.run_folder import RunFolder, read_jsonl
 from rl.scoring import Scorer
+from rl.snapshot import CriticSnapshot
 from rl.system import System
 from rl.tasks import build_tasks, nano_ptx_rows
 from rl.train import train
 from rl.types import Score, StopRun, Task
-from rl.weight_sync import PausedSync
+from rl.weight_sync import PausedSync, SharedMemorySender
 from rollouts.collector import Collector
 from rollouts.episode import EpisodeLimits
 from rollouts.lengths import Toggle
@@ -90,7 +92,12 @@ class NoSignal(SimpleNamespace):
 
 
 def build(
-    path: Path, *overrides: str, verifier=check, engine: FakeEngine | None = None, rows: int = 8
+    path: Path,
+    *overrides: str,
+    verifier=check,
+    engine: FakeEngine | None = None,
+    rows: int = 8,
+    judging: FakeEngine | None = None,
 ) -> System:
     cfg = load_config([*SMALL, *overrides])
     plan = build_tasks(cfg)
@@ -103,7 +110,12 @@ def build(
     rewards = {kind: {"check": each("check", verifier)} for kind in ("math", "code", "instruction")}
     rewards["open"] = {"rubric": rubric_reward(judge, load_rubrics(["clarity"]))}
     rewards["critic"] = {"critic": critic_reward}
-    scorer = Scorer(rewards, context, cfg.confident)
+    snapshot = None
+    if judging is not None:
+        sender = SharedMemorySender(str(folder.path / "weights"))
+        snapshot = CriticSnapshot(judging, folder.path, sender, cfg.judge.promotion_margin)
+    scorer = Scorer(rewards, judging_context(context, snapshot, None), cfg.confident)
+    held = judging_context(context, snapshot, None) if cfg.judge.policy == "promoted" else None
     make_env = single_turn(cfg.confident)
     collector = Collector(engine, renderer, make_env, cfg.seed)  # type: ignore[arg-type]
     ptx = PtxStream(nano_ptx_rows(rows), renderer, cfg.ptx, 0) if cfg.ptx.weight else None
@@ -119,8 +131,9 @@ def build(
         weight_sync=PausedSync(cfg.weight_sync, None, 100, 0),
         ptx=ptx,
         evaluator=Evaluator(
-            cfg.eval, plan, collector, scorer, judge, context, lambda t: _limits(cfg, t)
+            cfg.eval, plan, collector, scorer, judge, context, lambda t: _limits(cfg, t), held
         ),
+        snapshot=snapshot,
         guard=Guard(cfg.guard),
         toggle=Toggle(cfg.budget.toggle),
         trackers=Trackers.open(cfg.tracking, folder),
@@ -135,9 +148,8 @@ def _limits(cfg: Config, task: Task) -> EpisodeLimits:
 
 
 def metrics(system: System) -> list[dict]:
-    """One row a step; the held-out PTX loss has rows of its own, from before the first step on."""
-    rows = read_jsonl(system.folder.metrics)
-    return [row for row in rows if "ptx/heldout_loss" not in row]
+    """One row a step; evaluations have rows of their own, from before the first step on."""
+    return [row for row in read_jsonl(system.folder.metrics) if "groups" in row]
 
 
 async def test_a_step_syncs_before_it_samples_and_after_it_trains(tmp_path: Path):
@@ -375,6 +387,55 @@ async def test_an_unreadable_judge_masks_its_own_kind_only(tmp_path: Path):
     first = metrics(system)[0]
     assert first["masked/open"] == 1.0 and first["masked/math"] == 0.0
     assert first["judge/unparsable_share"] == 1.0
+
+
+async def test_verdicts_that_cannot_be_read_stop_the_run_above_a_share(tmp_path: Path):
+    engine = FakeEngine(lambda p, s: "no verdict" if "Judge:" in p else f"answer {s}")
+    system = build(tmp_path / "run", engine=engine)
+    with pytest.raises(StopRun, match="100% of the open answers of this batch were masked"):
+        await train(system)
+    rows = [r for r in read_jsonl(system.folder.rollouts_of(1)) if r["kind"] == "open"]
+    assert {r["reward"] for r in rows} == {None} and not system.learner.batches  # type: ignore[attr-defined]
+
+
+OPEN = ("tasks.open.weight=60", "critic.weight=1", "eval.tasks=0", "eval.judge_pairs=0")
+
+
+def longer(prompt: str, seed: int) -> str:
+    """Answers of several lengths, and a judge that only looks at them."""
+    if "Judge:" not in prompt:
+        return "so" + "o" * (seed % 20)
+    a, b = prompt.partition("\nA: ")[2].removesuffix("<assistant>").split("\nB: ")
+    return "tie" if len(a) == len(b) else "A" if len(a) > len(b) else "B"
+
+
+async def test_a_judge_of_length_stops_the_run_by_name(tmp_path: Path):
+    keys = (*OPEN, "num_steps=12")
+    system = build(tmp_path / "run", *keys, engine=FakeEngine(longer))
+    with pytest.raises(StopRun, match=r"length bias: .* wins 100% .*guard\.max_longer_wins is 90%"):
+        await train(system)
+    rows = metrics(system)
+    assert 2 < len(rows) < 12, "it needs enough groups before it fires"
+    assert [row["judge/longer_wins_share"] for row in rows] == [1.0] * len(rows)
+    assert "judge/longer_wins_low" not in rows[0] and 0.8 < rows[-1]["judge/longer_wins_low"] <= 0.9
+    allowed = build(
+        tmp_path / "b", *keys, "guard.max_longer_wins=1", engine=FakeEngine(longer)
+    )
+    await train(allowed)
+    assert len(metrics(allowed)) == 12
+
+
+async def test_a_judge_that_always_says_a_gives_ties_and_no_advantage(tmp_path: Path):
+    def first(prompt: str, seed: int) -> str:
+        return "A" if "Judge:" in prompt else longer(prompt, seed)
+
+    system = build(tmp_path / "run", "tasks.open.weight=20", engine=FakeEngine(first))
+    await train(system)
+    for step, row in enumerate(metrics(system), 1):
+        assert row["judge/tie_share"] == 1.0 and row["judge/swap_consistency"] == 0.0
+        answers = [r for r in read_jsonl(system.folder.rollouts_of(step)) if r["kind"] == "open"]
+        assert answers and {r["advantage"] for r in answers} == {0.0}
+        assert {r["scores"][0]["value"] for r in answers} == {0.5}
 
 
 async def test_steps_that_are_not_finite_stop_the_run_and_keep_the_batch(tmp_path: Path):

@@ -96,7 +96,14 @@ async def _start(
     )
     for words in probes:
         console.message(words)
-    snapshot = _snapshot(cfg, judging, folder)
+    weight_sync = PausedSync(
+        cfg.weight_sync,
+        _sender(cfg, engine, buffer),
+        renderer.vocab_size,
+        cfg.seed,
+        drain=not (cfg.rollout.partial and cfg.rollout.max_staleness),
+    )
+    snapshot = _snapshot(cfg, judging, folder, weight_sync)
     context = RewardContext(to_the_end(engine), renderer, cfg.seed)
     scorer = Scorer(rewards, judging_context(context, snapshot, endpoint), cfg.confident)
     gateway = Gateway(engine, renderer)
@@ -104,7 +111,6 @@ async def _start(
         await gateway.start()
     agents = Agents(gateway, plan.agents)
     collector = Collector(engine, renderer, single_turn(cfg.confident), cfg.seed, agents)
-    sender = _sender(cfg, engine, buffer)
     system = System(
         cfg=cfg,
         folder=folder,
@@ -114,13 +120,7 @@ async def _start(
         judge=judge,
         engine=engine,
         learner=ColocatedLearner(learner, engine) if cfg.rollout.sleep else learner,
-        weight_sync=PausedSync(
-            cfg.weight_sync,
-            sender,
-            renderer.vocab_size,
-            cfg.seed,
-            drain=not (cfg.rollout.partial and cfg.rollout.max_staleness),
-        ),
+        weight_sync=weight_sync,
         ptx=ptx,
         evaluator=Evaluator(
             cfg.eval,
@@ -202,13 +202,14 @@ async def _start_engines(
 
 
 def _snapshot(
-    cfg: Config, engine: VllmEngine | None, folder: RunFolder
+    cfg: Config, engine: VllmEngine | None, folder: RunFolder, sync: PausedSync
 ) -> CriticSnapshot | None:
-    """The judge's own weights; it connects when it first loads some."""
+    """The judge's own weights; its engine has none until it is sent the first."""
     if engine is None:
         return None
     sender = SharedMemorySender(f"{buffer_path(folder.path.name)}-judge")
-    return CriticSnapshot(engine, folder.path, sender, cfg.judge.promotion_margin)
+    probe = sync.probe if cfg.weight_sync.probe_every else None
+    return CriticSnapshot(engine, folder.path, sender, cfg.judge.promotion_margin, probe)
 
 
 def _sender(cfg: Config, engine: VllmEngine, buffer: str) -> Sender:

@@ -12,7 +12,7 @@ a resume is, bit for bit, what judged before it.
 import asyncio
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Protocol
@@ -49,14 +49,21 @@ class CriticSnapshot:
     """One engine that judges with the weights of one version until it is given others."""
 
     def __init__(
-        self, engine: SnapshotEngine, run: Path, sender: "SharedMemorySender", margin: float
+        self,
+        engine: SnapshotEngine,
+        run: Path,
+        sender: "SharedMemorySender",
+        margin: float,
+        probe: Callable[["Learner", Any], Awaitable[None]] | None = None,
     ) -> None:
-        """`run` is the run folder. `margin` as in `judge.promotion_margin`."""
+        """`run` is the run folder. `margin` as in `judge.promotion_margin`. `probe` raises StopRun
+        unless the engine uses the learner's weights."""
         self.engine = engine
         self.folder = run / NAME
         self.version = 0
         self._sender = sender
         self._margin = margin
+        self._probe = probe
         self._promotions = self._refusals = 0
 
     async def take(self, learner: "Learner", version: int) -> None:
@@ -64,6 +71,8 @@ class CriticSnapshot:
         with whole_folder(self.folder, "judge's snapshot") as partial:
             await learner.save_model(partial.resolve())
         await self._load(version)
+        if self._probe is not None:
+            await self._probe(learner, self.engine)
 
     def save(self, checkpoint: Path) -> None:
         """Keep what judges now in a checkpoint that is being written."""

@@ -48,12 +48,14 @@ def curve_panels(data: RunData, colors: dict[str, int]) -> list[Panel]:
         _ptx(data),
         _gap(data, colors),
         _judge(data),
+        _critic(data),
+        _biases(data),
         _single(
             data,
-            "critic/accuracy",
-            "Critic accuracy",
-            "The policy as judge of verifiable pairs, while it learns to.",
-            share=True,
+            "judge/snapshot_version",
+            "Weights that judge",
+            "The step whose weights judge; it moves where a critic was promoted.",
+            floor=0.0,
         ),
         _by_kind(
             data,
@@ -155,6 +157,34 @@ def _judge(data: RunData) -> Panel:
     lines = [Series(_words(n), data.series(f"judge/{n}"), i) for i, n in enumerate(names)]
     note = "Verdicts that agree when the two answers change places; ties; unreadable verdicts."
     return Panel("Judge", note, line_chart(lines, share=True, floor=0.0), _legend(lines))
+
+
+def _critic(data: RunData) -> Panel:
+    """At the evaluations: a point each."""
+    lines = [
+        Series("live", data.series("judge_eval/accuracy"), 0),
+        Series("snapshot", data.series("judge_eval/snapshot_accuracy"), 1),
+        Series("swap consistency", data.series("judge_eval/swap_consistency"), 2),
+    ]
+    note = (
+        "The policy as judge of held-out pairs that a verifier proved right and wrong: verdicts "
+        "that are right, a tie counting half, and verdicts that survive a change of places."
+    )
+    return Panel("Critic", note, line_chart(lines, share=True, floor=0.0), _legend(lines))
+
+
+def _biases(data: RunData) -> Panel:
+    lines = [
+        Series("longer wins, of judged answers", data.series("judge/longer_wins_share"), 0),
+        Series("longer wins, correctness held even", data.series("judge_eval/length_bias"), 1),
+        Series("own against the start's", data.series("judge_eval/self_preference"), 2),
+    ]
+    note = (
+        "What the judge prefers that should not count; 50 % is unbiased. Length, and answers of "
+        "the present policy against those of the start that the verifier scored the same."
+    )
+    chart = line_chart(lines, share=True, floor=0.0)
+    return Panel("Biases of the judge", note, chart, _legend(lines))
 
 
 def _single(

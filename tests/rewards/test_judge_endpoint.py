@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -12,9 +13,14 @@ from rewards.base import RewardContext
 from rewards.faithfulness import faithfulness_reward
 from rewards.judge import Judge, rubric_reward
 from rewards.rubrics import load_rubrics
+from rl.advantages import assign_advantages
 from rl.config import Config, load_config
-from rl.judging import check_judge, judge_endpoint
-from rl.types import ConjointError, Group, Message, Status, Task, Trajectory
+from rl.guard import Guard
+from rl.judging import check_judge, judge_endpoint, judging_context
+from rl.metrics import step_metrics
+from rl.scoring import Scorer
+from rl.types import ConjointError, Group, Message, Status, StopRun, Task, Trajectory
+from rollouts.budget import assign_rewards
 from rollouts.chat import EngineChat
 from rollouts.endpoint import EndpointPolicy
 from tests.fakes import CharRenderer, FakeEngine, quoted
@@ -31,6 +37,8 @@ class Judging(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.sent.append(sent)
+        if self.server.hangs:
+            return self.server.released.wait(20) and None
         if self.server.broken:
             return self._send(400, {"error": {"message": "no"}})
         prompt = sent["messages"][-1]["content"]
@@ -59,10 +67,12 @@ class Judging(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Any]:
     made: Any = ThreadingHTTPServer(("127.0.0.1", 0), Judging)
-    made.sent, made.broken, made.daemon_threads = [], False, True
+    made.sent, made.broken, made.hangs, made.daemon_threads = [], False, False, True
+    made.released = threading.Event()
     thread = threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield made
+    made.released.set()
     made.shutdown()
     made.server_close()
 
@@ -102,6 +112,51 @@ async def test_rubrics_and_verdicts_come_from_the_endpoint_and_not_from_the_poli
         assert [s.value for s in scores] == [None]
     finally:
         await policy.close()
+
+
+async def test_switching_from_the_policy_to_the_endpoint_changes_the_reward(server: Any):
+    """The policy prefers the shorter answer, the endpoint the longer one."""
+
+    def shorter(prompt: str, seed: int) -> str:
+        brief = len(quoted(prompt, "A")) < len(quoted(prompt, "B"))
+        return json.dumps({"reasons": {}, "better": "A" if brief else "B"})
+
+    cfg = config(server)
+    live = RewardContext(FakeEngine(shorter), CharRenderer())  # type: ignore[arg-type]
+    endpoint = judge_endpoint(cfg.judge)
+    reward = rubric_reward(Judge(cfg.judge), load_rubrics(["clarity"]))
+    answers = group(Task.make("open", "Why?"), "so", "because")
+    try:
+        by = [
+            [s.value for s in await reward(answers, judging_context(live, None, judge))]
+            for judge in (None, endpoint)
+        ]
+    finally:
+        assert endpoint is not None
+        await endpoint.close()
+    assert by == [[1.0, 0.0], [0.0, 1.0]]
+
+
+async def test_an_endpoint_that_times_out_masks_is_counted_and_never_pays_0(server: Any):
+    server.hangs = True
+    cfg = config(server)
+    slow = replace(cfg.judge.endpoint_config(), timeout_s=0.1, deadline_s=0.2, retries=1)
+    policy, judge = EndpointPolicy(slow), Judge(cfg.judge)
+    table = {"open": {"rubric": rubric_reward(judge, load_rubrics(["clarity"]))}}
+    answers = group(Task.make("open", "Why?"), "so", "because", "as it is")
+    try:
+        await Scorer(table, RewardContext(judge=policy)).score(answers, 0)
+    finally:
+        await policy.close()
+    assign_rewards([answers], cfg.budget, cfg.reward.weights)
+    metrics = assign_advantages([answers], cfg.advantage, 0, cfg.reward.weights)
+    for answer in answers.trajectories:
+        assert answer.scores[0].value is None and answer.reward is None
+        assert "within 0.2 s" in answer.scores[0].reasons[0]
+        assert not answer.advantage
+    assert metrics is not None and judge.drain_metrics()["judge/failed_share"] == 1.0
+    with pytest.raises(StopRun, match="0% of the answers of this batch could be graded"):
+        Guard(cfg.guard).check_batch(step_metrics([answers]))
 
 
 async def test_the_policy_as_a_chat_can_be_the_judge_too():

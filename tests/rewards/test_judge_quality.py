@@ -1,4 +1,4 @@
-"""What is measured of a judge at an evaluation: each figure with a judge that has just that fault."""
+"""What is measured of a judge at an evaluation, by hand and with judges of one fault each."""
 
 import pytest
 

@@ -19,6 +19,7 @@ from rl.mismatch import MismatchConfig
 from rl.optim.param_groups import adamw_groups
 from rl.optim.schedules import OptimConfig, learning_rate
 from rl.ptx import PtxRow
+from rl.snapshot import stored_weights
 from rl.types import Completion, ConjointError, Group, Status, Task, Trajectory
 from tests.fakes import tiny_llama
 
@@ -294,6 +295,19 @@ def test_saved_folder_opens_in_transformers(folder: Path, tmp_path: Path) -> Non
     assert same(dict(opened.named_parameters()), weights(learner))
     assert (tmp_path / "hf" / "tokenizer.json").is_file()
     assert "segments" not in json.dumps(opened.config.to_dict())
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_a_snapshot_of_the_weights_is_read_back_bit_for_bit_as_an_engine_is_sent_them(
+    folder: Path, tmp_path: Path, stage: int
+) -> None:
+    learner = run_steps(folder, LearnerConfig(threads=1, zero_stage=stage), 1)
+    learner.save_model(tmp_path / "judge")
+    found = dict(stored_weights(tmp_path / "judge"))
+    assert found.keys() == weights(learner).keys() and same(found, weights(learner))
+    assert not list(tmp_path.glob("*/deepspeed"))
+    with pytest.raises(ConjointError, match="holds no"):
+        list(stored_weights(tmp_path))
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

@@ -83,7 +83,8 @@ def loop_metrics(step: int, rng: random.Random, skill: float) -> dict[str, float
         "judge/swap_consistency": 0.5 + 0.3 * skill + rng.gauss(0, 0.05),
         "judge/tie_share": 0.2,
         "judge/unparsable_share": 0.02,
-        "critic/accuracy": 0.5 + 0.3 * skill + rng.gauss(0, 0.05),
+        "judge/longer_wins_share": 0.4,
+        "judge/snapshot_version": step // 4,
     }
 
 

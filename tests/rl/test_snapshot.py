@@ -197,6 +197,17 @@ async def test_a_promotion_leaves_the_snapshots_of_earlier_checkpoints_as_they_a
         read_checkpoint(root, "step-000002")
 
 
+async def test_an_engine_that_does_not_use_what_it_was_sent_never_judges(tmp_path: Path):
+    class Deaf(Judging):
+        async def prompt_logprobs(self, tokens: list[int]) -> list[float]:
+            return [-1.5] * (len(tokens) - 1)
+
+    system = build(tmp_path / "run", *KEYS, "judge.policy=frozen", judging=Deaf(knows))
+    assert system.snapshot
+    with pytest.raises(StopRun, match=r"differ from the learner's by 0\.5"):
+        await system.snapshot.take(system.learner, 0)
+
+
 async def test_a_run_cannot_become_frozen_where_no_snapshot_was_kept(tmp_path: Path):
     live = await started(tmp_path / "live", *KEYS)
     await train(live)
@@ -251,7 +262,9 @@ def test_the_plan_says_whose_weights_judge_and_that_promotion_needs_pairs(tmp_pa
     from rl.rubric.config import ProbeConfig, load_as
 
     assert not any("The judge has" in words for words in plan_words(load_config([])))
-    assert any("weights of the start" in w for w in plan_words(load_config(["judge.policy=frozen"])))
+    assert any(
+        "weights of the start" in w for w in plan_words(load_config(["judge.policy=frozen"]))
+    )
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"prompt": "1 + 1?", "reference": "2"}) + "\n")
     keys = [f"tasks.math.path={rows}", "tasks.code.weight=0", "tasks.instruction.weight=0"]

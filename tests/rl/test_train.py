@@ -110,10 +110,12 @@ def build(
     rewards = {kind: {"check": each("check", verifier)} for kind in ("math", "code", "instruction")}
     rewards["open"] = {"rubric": rubric_reward(judge, load_rubrics(["clarity"]))}
     rewards["critic"] = {"critic": critic_reward}
+    weight_sync = PausedSync(cfg.weight_sync, None, 100, 0)  # type: ignore[arg-type]
     snapshot = None
     if judging is not None:
         sender = SharedMemorySender(str(folder.path / "weights"))
-        snapshot = CriticSnapshot(judging, folder.path, sender, cfg.judge.promotion_margin)
+        margin = cfg.judge.promotion_margin
+        snapshot = CriticSnapshot(judging, folder.path, sender, margin, weight_sync.probe)
     scorer = Scorer(rewards, judging_context(context, snapshot, None), cfg.confident)
     held = judging_context(context, snapshot, None) if cfg.judge.policy == "promoted" else None
     make_env = single_turn(cfg.confident)
@@ -128,7 +130,7 @@ def build(
         judge=judge,
         engine=engine,
         learner=FakeLearner(),  # type: ignore[arg-type]
-        weight_sync=PausedSync(cfg.weight_sync, None, 100, 0),
+        weight_sync=weight_sync,
         ptx=ptx,
         evaluator=Evaluator(
             cfg.eval, plan, collector, scorer, judge, context, lambda t: _limits(cfg, t), held
@@ -418,9 +420,7 @@ async def test_a_judge_of_length_stops_the_run_by_name(tmp_path: Path):
     assert 2 < len(rows) < 12, "it needs enough groups before it fires"
     assert [row["judge/longer_wins_share"] for row in rows] == [1.0] * len(rows)
     assert "judge/longer_wins_low" not in rows[0] and 0.8 < rows[-1]["judge/longer_wins_low"] <= 0.9
-    allowed = build(
-        tmp_path / "b", *keys, "guard.max_longer_wins=1", engine=FakeEngine(longer)
-    )
+    allowed = build(tmp_path / "b", *keys, "guard.max_longer_wins=1", engine=FakeEngine(longer))
     await train(allowed)
     assert len(metrics(allowed)) == 12
 

@@ -53,6 +53,15 @@ def refused(cwd: Path, *args: str) -> str:
     return lines[0]
 
 
+BROKEN_RUBRIC = """name: bad
+version: one
+kind: core
+intent: It is kind.
+short: kind
+criteria: [{text: It is kind.}]
+"""
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -68,6 +77,7 @@ def refused(cwd: Path, *args: str) -> str:
         ("tasks.math.path=missing.jsonl", ["missing.jsonl"]),
         ("tasks.math.weight=-1", ["tasks.math.weight"]),
         ("reward.rubrics=[nope]", ["nope"]),
+        ("reward.rubrics=[bad.yaml]", ["rubric file bad.yaml:2", "'version'", "got 'one'"]),
         ("reward.kinds.math=[nope]", ["reward.kinds.math", "nope"]),
         ("reward.kinds.math=[rewarding.py:absent]", ["reward.kinds.math", "absent"]),
         ("resume=nowhere", ["nowhere"]),
@@ -81,6 +91,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 ):
     (tmp_path / "empty").mkdir()
     (tmp_path / "rewarding.py").write_text("def present(task, response):\n    return 1.0\n")
+    (tmp_path / "bad.yaml").write_text(BROKEN_RUBRIC)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "metrics.jsonl").write_text('{"step": 1}\n')
     sentence = refused(tmp_path, *overrides.split())

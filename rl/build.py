@@ -78,7 +78,7 @@ async def _start(
     endpoint = judge_endpoint(cfg.judge)
     if endpoint is not None:
         await check_judge(endpoint)
-    model = await policy_folder(cfg.model, cfg.nano)
+    model = await policy_folder(cfg.model, cfg.nano, cfg.asked)
     renderer = Renderer.load(model)
     ptx = PtxStream(plan.ptx_rows, renderer, cfg.ptx, cfg.seed) if plan.ptx_rows else None
     console.message("starting Ray, the rollout engine and the learner ...")

@@ -25,6 +25,7 @@ from rl.metrics import TrackingConfig
 from rl.mismatch import MismatchConfig
 from rl.optim.schedules import OptimConfig
 from rl.overrides import checked, one_line, refuse_unknown, type_error, unreadable
+from rl.preferences import Asked
 from rl.ptx import PtxConfig
 from rl.scoring import RewardConfig
 from rl.sft import SftConfig
@@ -142,6 +143,11 @@ class Config:
             or self.budget.schedule != "constant"
             or temperature.start != temperature.end
         )
+
+    @property
+    def asked(self) -> Asked:
+        """How the run asks its judge."""
+        return Asked(self.judge, tuple(self.reward.rubrics))
 
     def budget_of(self, kind: str, step: int = 0) -> int:
         """Sampled tokens that one answer of this kind may have in the step that `step` others come

@@ -46,6 +46,11 @@ def validate(cfg: "Config") -> None:
         raise ConjointError(
             "checkpoint.keep_best needs evaluations to compare; set eval.every and eval.tasks"
         )
+    if cfg.sft.preferences.path and cfg.model != "nano":
+        raise ConjointError(
+            f"sft.preferences.path has no effect on model={cfg.model}, which is not made by SFT "
+            "here; set model=nano"
+        )
     _validate_tasks(cfg)
     _validate_judge(cfg)
     _validate_files(cfg)

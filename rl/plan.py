@@ -48,7 +48,7 @@ class Plan:
 def prepare(cfg: Config) -> Plan:
     """Read data, rubrics and rewards of one's own. Raises ConjointError for what is wrong."""
     model = check_model(cfg.model)
-    if model is None and (nano := nano_folder(cfg.nano)).is_dir():
+    if model is None and (nano := nano_folder(cfg.nano, cfg.asked)).is_dir():
         model = nano
     rubrics = load_rubrics(cfg.reward.rubrics)
     for rubric in rubrics:

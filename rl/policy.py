@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rl.checkpoint import model_folder
 from rl.models import resolve_model
+from rl.preferences import Asked
 from rl.sft import SftConfig
 from rl.types import ConjointError
 
@@ -23,8 +24,9 @@ def check_model(spec: str) -> Path | None:
     return model_folder(Path(spec).expanduser()) or resolve_model(spec)
 
 
-async def policy_folder(spec: str, sft: SftConfig) -> Path:
-    """The folder of the start policy; trains nano first where it is not cached yet.
+async def policy_folder(spec: str, sft: SftConfig, asked: Asked | None = None) -> Path:
+    """The folder of the start policy; trains nano first where it is not cached yet. `asked` is how
+    the run asks its judge: preference data are shown to nano in that form.
 
     In a process of its own: the driver stays light, and a signal can end the training.
     """
@@ -33,11 +35,12 @@ async def policy_folder(spec: str, sft: SftConfig) -> Path:
         return folder
     from rl.sft import nano_folder
 
-    folder = nano_folder(sft)
+    folder = nano_folder(sft, asked)
     if not folder.is_dir():
+        words = [*_overrides("sft", asdict(sft)), *(_asked_overrides(asked) if asked else ())]
         # Threads that wait must not spin: a run beside this one would slow both tenfold.
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "scripts.sft", *_overrides("sft", asdict(sft))),
+            *(sys.executable, "-m", "scripts.sft", *words),
             env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
         )
         if code := await process.wait():
@@ -51,4 +54,15 @@ def _overrides(key: str, value: object) -> Iterator[str]:
         for name, item in value.items():
             yield from _overrides(f"{key}.{name}", item)
     else:
-        yield f"{key}={value}"
+        yield f"{key}={_quoted(value) if isinstance(value, str) else value}"
+
+
+def _asked_overrides(asked: Asked) -> Iterator[str]:
+    yield from _overrides("judge.template", asked.judge.template)
+    yield from _overrides("judge.max_answer_chars", asked.judge.max_answer_chars)
+    yield f"reward.rubrics=[{','.join(map(_quoted, asked.rubrics))}]"
+
+
+def _quoted(text: str) -> str:
+    """Hydra's quoted form: names of files may hold its own signs."""
+    return "'" + text.replace("'", "\\'") + "'"

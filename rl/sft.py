@@ -1,4 +1,5 @@
-"""SFT of nano: generated demonstrations and judge verdicts, trained with TRL's SFTTrainer.
+"""SFT of nano: generated demonstrations and judge verdicts, those of a preference file among them,
+trained with TRL's SFTTrainer.
 
 `nano_policy` builds the policy once and caches it by a hash of the config and of the code that
 makes its data. Importing this file costs nothing: torch and trl load when training starts.
@@ -17,13 +18,28 @@ from random import Random
 from typing import Any
 
 from envs.confidence import asking, stating
-from envs.sources.nano import SOURCES, VERIFIABLE, demonstrations, open_pairs, verifiable_pairs
-from rewards.judge_prompt import judge_messages, verdict_text
+from envs.sources.nano import (
+    SOURCES,
+    VERIFIABLE,
+    demonstrations,
+    length_pairs,
+    open_pairs,
+    verifiable_pairs,
+)
+from rewards.judge import JudgeConfig
+from rewards.rubric import Rubric
 from rewards.rubrics import find_rubric, load_rubrics
 from rl.nano import NanoConfig, build_model, build_tokenizer, save_policy
-from rl.types import ConjointError, Message, derive_seed
+from rl.preferences import (
+    Asked,
+    Conversation,
+    PreferenceConfig,
+    both_orders,
+    check_file,
+    read_preferences,
+)
+from rl.types import ConjointError, Message, Task, derive_seed
 
-Conversation = list[Message]
 Row = dict[str, list[int]]
 
 JUDGE_TEMPLATE = "compact"
@@ -35,7 +51,10 @@ JUDGE_RUBRICS = (
     "no_self_justification",
     "safety",
 )
-"""The rubrics of nano's verdicts in SFT: its critic knows no other."""
+"""The rubrics of nano's verdicts on open answers in SFT, asked about together."""
+LENGTH_RUBRICS = ("shorter", "longer")
+"""Two that say the opposite, each asked about alone. Nano's critic knows no other rubrics."""
+_JUDGE = JudgeConfig(template=JUDGE_TEMPLATE)
 _WINDOW = 8
 """Batches among which rows are sorted by length."""
 _SOURCE_CODE = (
@@ -43,6 +62,7 @@ _SOURCE_CODE = (
     *(f"envs/sources/{name}.py" for name in ("constraints", "topics", "nano")),
     *("envs/confidence.py", "rl/nano.py", "rl/sft.py"),
     *("rl/optim/batched_muon.py", "rewards/judge_prompt.py"),
+    *("rl/preferences.py", "rewards/pairs.py"),
 )
 """What decides nano beside its config and its rubrics."""
 
@@ -62,7 +82,9 @@ class SftConfig:
     """Kinds whose demonstrations state a confidence, beside those of tasks.KIND.confidence. It is
     drawn by the seed, whatever the answer: nano learns the form and nothing to say in it."""
     judge_rows: int = 3000
-    """Judge verdicts: they bootstrap the critic, as K2's SFT does."""
+    """Judge verdicts: they bootstrap the critic, as K2's SFT does. `preferences` are among them."""
+    length_rows: int = 1800
+    """Verdicts on lengths by two opposite rubrics, so that the critic reads by what it is asked."""
     rehearsed: float = 0.15
     """Share of the demonstrations that is shuffled among the verdicts, so that they stay known."""
     batch_size: int = 32
@@ -76,6 +98,7 @@ class SftConfig:
     max_seconds: float = 600.0
     """Training stops after this long, whatever is left of the rows."""
     seed: int = 0
+    preferences: PreferenceConfig = field(default_factory=PreferenceConfig)
     model: NanoConfig = field(default_factory=NanoConfig)
 
     def __post_init__(self) -> None:
@@ -88,11 +111,17 @@ class SftConfig:
                 f"sft.confidence names {min(unknown)!r}; expected kinds that a verifier grades: "
                 f"{', '.join(VERIFIABLE)}"
             )
-        if min([*self.rows.values(), self.judge_rows]) < 0:
-            raise ConjointError("sft.rows and sft.judge_rows must be 0 or more")
-        if sum(self.rows.values()) + self.judge_rows < self.batch_size or self.batch_size < 1:
+        verdicts = self.judge_rows + self.length_rows
+        if min([*self.rows.values(), self.judge_rows, self.length_rows]) < 0:
+            raise ConjointError("sft.rows, sft.judge_rows and sft.length_rows must be 0 or more")
+        if sum(self.rows.values()) + verdicts < self.batch_size or self.batch_size < 1:
             raise ConjointError(
                 f"sft.batch_size is {self.batch_size}; expected at least 1 and at most all rows"
+            )
+        if self.preferences.path and self.judge_rows * self.preferences.share < 2:
+            raise ConjointError(
+                f"sft.preferences.share={self.preferences.share} of sft.judge_rows="
+                f"{self.judge_rows} has no room for a pair in both orders; raise one of them"
             )
         for key in ("rehearsed", "decay"):
             if not 0 <= getattr(self, key) <= 1:
@@ -106,35 +135,46 @@ class SftConfig:
 
 def judge_conversations(split: str, count: int, seed: int) -> list[Conversation]:
     """Verdicts on pairs of all kinds; each pair in both orders, so that no letter is favoured."""
-    rubrics = load_rubrics(JUDGE_RUBRICS)
     each = -(-count // (2 * len(SOURCES)))
-    pairs = {kind: verifiable_pairs[kind](split, each, seed + 1) for kind in VERIFIABLE}
-    pairs["open"] = open_pairs(split, each, seed + 1)
-    conversations: list[Conversation] = []
-    for kind, members in pairs.items():
-        for task, better, worse in members:
-            for winner, a, b in (("A", better, worse), ("B", worse, better)):
-                asked = rubrics if kind == "open" else []
-                prompt = judge_messages(task, a, b, asked, JUDGE_TEMPLATE)
-                verdict = verdict_text(winner, JUDGE_TEMPLATE)
-                conversations.append([*prompt, Message(role="assistant", content=verdict)])
-    return conversations[:count]
+    pairs: list[tuple[Task, str, str, list[Rubric]]] = []
+    for kind in VERIFIABLE:
+        pairs += [(*pair, []) for pair in verifiable_pairs[kind](split, each, seed + 1)]
+    rubrics = load_rubrics(JUDGE_RUBRICS)
+    pairs += [(*pair, rubrics) for pair in open_pairs(split, each, seed + 1)]
+    return [row for pair in pairs for row in both_orders(*pair, _JUDGE)][:count]
+
+
+def length_conversations(split: str, count: int, seed: int) -> list[Conversation]:
+    """Verdicts on lengths: each pair by both of the opposite rubrics, each in both orders, so that
+    only who reads the rubric can be right."""
+    shorter, longer = (load_rubrics([name]) for name in LENGTH_RUBRICS)
+    rows: list[Conversation] = []
+    for task, short, long in length_pairs(split, -(-count // 4), seed + 2):
+        rows += both_orders(task, short, long, shorter, _JUDGE)
+        rows += both_orders(task, long, short, longer, _JUDGE)
+    return rows[:count]
 
 
 def ptx_conversations(count: int, seed: int = 0) -> list[Conversation]:
-    """Curated rows of the `ptx` split for the PTX loss: three judge verdicts to one open answer.
+    """Curated rows of the `ptx` split for the PTX loss: three judge verdicts to one open answer, a
+    fifth of the verdicts on lengths.
 
     They keep the judge and the voice of nano as SFT left them, and teach no verifiable kind.
     """
     chat = -(-count // 4)
+    lengths = (count - chat) // 5
     rows = demonstrations["open"]("ptx", chat, seed)
-    rows += judge_conversations("ptx", count - chat, seed)
+    rows += judge_conversations("ptx", count - chat - lengths, seed)
+    rows += length_conversations("ptx", lengths, seed)
     Random(derive_seed("ptx-order", seed)).shuffle(rows)
     return rows
 
 
-def sft_conversations(cfg: SftConfig) -> list[Conversation]:
-    """All rows of one SFT, from the `sft` split alone: demonstrations, then verdicts.
+def sft_conversations(
+    cfg: SftConfig, preferences: Sequence[Sequence[Conversation]] = ()
+) -> list[list[Conversation]]:
+    """All rows of one SFT, from the `sft` split alone: demonstrations, then verdicts, of which
+    `preferences` replace as many generated ones. What belongs together is one entry.
 
     A verdict is one bit, whose gradient drowns in that of the demonstrations when they are mixed
     all along; both orders of a pair stand together, so that a letter cannot win in a batch.
@@ -143,11 +183,15 @@ def sft_conversations(cfg: SftConfig) -> list[Conversation]:
     rows = [row for kind, n in cfg.rows.items() for row in _demonstrations(cfg, kind, n)]
     rng.shuffle(rows)
     first = round(len(rows) * (1 - cfg.rehearsed))
-    verdicts = judge_conversations("sft", cfg.judge_rows, cfg.seed)
+    generated = cfg.judge_rows - sum(map(len, preferences))
+    verdicts = judge_conversations("sft", generated, cfg.seed)
     last = [[row] for row in rows[first:]]
     last += [verdicts[i : i + 2] for i in range(0, len(verdicts), 2)]
+    lengths = length_conversations("sft", cfg.length_rows, cfg.seed)
+    last += [lengths[i : i + 4] for i in range(0, len(lengths), 4)]
+    last += [list(pair) for pair in preferences]
     rng.shuffle(last)
-    return rows[:first] + [row for unit in last for row in unit]
+    return [[row] for row in rows[:first]] + last
 
 
 def _demonstrations(cfg: SftConfig, kind: str, count: int) -> list[Conversation]:
@@ -180,6 +224,18 @@ def tokenize(tokenizer: Any, conversations: Sequence[Conversation]) -> list[Row]
     ]
 
 
+def fitting(
+    tokenizer: Any, units: Sequence[Sequence[Conversation]], longest: int
+) -> list[Sequence[Conversation]]:
+    """The units of which no row has more than `longest` tokens, so that a pair stays whole."""
+    lengths = (len(row["input_ids"]) for row in tokenize(tokenizer, _flat(units)))
+    return [unit for unit in units if max([next(lengths) for _ in unit]) <= longest]
+
+
+def _flat(units: Sequence[Sequence[Conversation]]) -> list[Conversation]:
+    return [row for unit in units for row in unit]
+
+
 def bucketed(rows: Sequence[Row], batch: int, seed: int) -> list[Row]:
     """Rows reordered so that each run of `batch` rows has similar lengths: little padding.
 
@@ -197,13 +253,12 @@ def bucketed(rows: Sequence[Row], batch: int, seed: int) -> list[Row]:
     return [row for run in batches for row in run]
 
 
-def train_sft(cfg: SftConfig, output: Path) -> dict[str, float]:
-    """Build, train and save nano into the folder `output`; returns seconds, tokens, loss, steps."""
+def train_sft(cfg: SftConfig, output: Path, asked: Asked | None = None) -> dict[str, float]:
+    """Build, train and save nano into the folder `output`; returns seconds, tokens, loss, steps,
+    and what became of the preference pairs."""
     started = time.monotonic()
-    conversations = sft_conversations(cfg)
-    tokenizer = build_tokenizer((m["content"] for c in conversations for m in c), cfg.model)
+    tokenizer, rows, counts = sft_rows(cfg, asked or Asked())
     model = build_model(tokenizer, cfg.model, derive_seed("nano", cfg.seed))
-    rows = bucketed(tokenize(tokenizer, conversations), cfg.batch_size, cfg.seed)
     trainer = _trainer(cfg, model, tokenizer, rows)
     result = trainer.train()
     save_policy(model, tokenizer, output)
@@ -212,7 +267,37 @@ def train_sft(cfg: SftConfig, output: Path) -> dict[str, float]:
         "tokens": float(sum(len(row["input_ids"]) for row in rows)),
         "loss": float(result.training_loss),
         "steps": float(trainer.state.global_step),
+        **counts,
     }
+
+
+def sft_rows(cfg: SftConfig, asked: Asked) -> tuple[Any, list[Row], dict[str, float]]:
+    """The tokenizer, the rows in the order of training, and what became of the preference pairs.
+
+    Raises ConjointError for preferences of which none can be trained on.
+    """
+    counts: dict[str, float] = {}
+    pairs: list[list[Conversation]] = []
+    longest, given = cfg.model.max_length, cfg.preferences
+    if given.path:
+        found = read_preferences(given.path, asked, cfg.seed)
+        pairs = found.verdicts(round(cfg.judge_rows * given.share), asked.judge, cfg.seed)
+        counts = {f"preferences_left_out/{why}": n for why, n in found.left_out.items()}
+    units = sft_conversations(cfg, pairs)
+    tokenizer = build_tokenizer((m["content"] for c in _flat(units) for m in c), cfg.model)
+    if pairs:
+        fit = fitting(tokenizer, pairs, longest)
+        if not fit:
+            raise ConjointError(
+                f"sft.preferences.path: in judge.template={asked.judge.template} none of "
+                f"{len(pairs)} pairs of {given.path} fits sft.model.max_length={longest} tokens; "
+                "nano is asked in judge.template=compact"
+            )
+        counts |= {"preferences_left_out/too long": len(pairs) - len(fit)}
+        counts |= {"preference_pairs": len(fit)}
+        units = sft_conversations(cfg, fit)
+    rows = tokenize(tokenizer, _flat(fitting(tokenizer, units, longest)))
+    return tokenizer, bucketed(rows, cfg.batch_size, cfg.seed), counts
 
 
 def _trainer(cfg: SftConfig, model: Any, tokenizer: Any, rows: list[Row]) -> Any:
@@ -292,36 +377,49 @@ def _progress(steps: int, max_seconds: float) -> Any:
     return ProgressLine()
 
 
-def nano_key(cfg: SftConfig) -> str:
-    """A hash of the config and of every file that decides what nano is."""
+def nano_key(cfg: SftConfig, asked: Asked | None = None) -> str:
+    """A hash of the config and of every file that decides what nano is.
+
+    Raises ConjointError for preferences that are not there.
+    """
     root = Path(__file__).parents[1]
     digest = hashlib.sha256(json.dumps(asdict(cfg), sort_keys=True).encode())
-    rubrics = [find_rubric(name) for name in JUDGE_RUBRICS]
-    for file in [*(root / name for name in _SOURCE_CODE), *rubrics]:
+    files = [root / name for name in _SOURCE_CODE]
+    files += [find_rubric(name) for name in (*JUDGE_RUBRICS, *LENGTH_RUBRICS)]
+    if cfg.preferences.path:
+        asked = asked or Asked()
+        digest.update(f"{asked.judge.template} {asked.judge.max_answer_chars}".encode())
+        files += [check_file(cfg.preferences.path), *map(find_rubric, asked.rubrics)]
+    for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
 
 
-def nano_folder(cfg: SftConfig, cache_dir: Path | None = None) -> Path:
+def nano_folder(
+    cfg: SftConfig, asked: Asked | None = None, *, cache_dir: Path | None = None
+) -> Path:
     """Where the nano of this config is cached; the folder exists once it is built."""
     home = Path(os.environ.get("CONJOINT_CACHE") or Path.home() / ".cache" / "conjoint")
-    return (cache_dir or home) / f"nano-{nano_key(cfg)}"
+    return (cache_dir or home) / f"nano-{nano_key(cfg, asked)}"
 
 
-def nano_policy(cfg: SftConfig | None = None, cache_dir: Path | None = None) -> Path:
-    """The folder of the trained nano: built now if this config was never built here.
+def nano_policy(
+    cfg: SftConfig | None = None, asked: Asked | None = None, *, cache_dir: Path | None = None
+) -> Path:
+    """The folder of the trained nano: built now if this config was never built here. `asked` is
+    how a run asks its judge, for the preferences.
 
     Written under a temporary name and renamed, so that an interrupted build leaves nothing behind
     that looks finished; of two builds at once the first one to finish counts.
     """
     cfg = cfg or SftConfig()
-    folder = nano_folder(cfg, cache_dir)
+    folder = nano_folder(cfg, asked, cache_dir=cache_dir)
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".nano-", dir=folder.parent))
     try:
-        measured = train_sft(cfg, temporary)
+        measured = train_sft(cfg, temporary, asked)
         (temporary / "sft.json").write_text(
             json.dumps({"config": asdict(cfg), **measured}, indent=2) + "\n", encoding="utf-8"
         )

@@ -9,7 +9,9 @@ from typing import Any
 
 from rl.types import ConjointError
 
-NAMES = ("learner", "rewards", "rollout", "scheduler")
+NAMES = ("joint", "learner", "rewards", "rollout", "scheduler")
+DEFAULTS = {"joint": ["judge.template=letter", "judge.pairs_per_answer=2"]}
+"""What a bench sets where the user does not."""
 
 
 def run(name: str, overrides: list[str]) -> int:
@@ -22,7 +24,8 @@ def run(name: str, overrides: list[str]) -> int:
     output = Path(given[-1]) if given else None
     if output is not None and not output.parent.is_dir():
         raise ConjointError(f"output={output}: there is no folder {output.parent}; make it first")
-    cfg = load_config([o for o in overrides if not o.startswith("output=")])
+    words = [*DEFAULTS.get(name, []), *overrides]
+    cfg = load_config([o for o in words if not o.startswith("output=")])
     # Read when torch loads: threads that spin while they wait would time the other processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # `learner_bench` loads torch and TRL: only now, when nothing can be refused any more.

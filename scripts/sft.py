@@ -14,7 +14,8 @@ def run(overrides: list[str]) -> int:
     from rl.config import load_config
     from rl.sft import nano_policy
 
-    print(nano_policy(load_config(overrides).nano))
+    cfg = load_config(overrides)
+    print(nano_policy(cfg.nano, cfg.asked))
     return 0
 
 

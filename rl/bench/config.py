@@ -42,10 +42,13 @@ ROLLOUT_TARGETS = {
 }
 """Of `conjoint bench rollout`: our time over that of bare vLLM; cached over cacheable prompt
 tokens; trained tokens a second over those of TRL's GRPOTrainer."""
+JOINT_TARGETS = {"judge_overhead": 1.35, "judge_shared_hits": 0.8}
+"""Of `conjoint bench joint`: a step with judged groups over one without; cached tokens of the
+judge's prompts over those before the first that differs."""
 SCHEDULER_TARGETS = {"controller_us": 200.0, "occupancy": 0.9}
 """Of `conjoint bench scheduler`: microseconds of the controller for an answer; share of the
 engines' places that are taken, where 1 is the bound of continuous batching."""
-ALL_TARGETS = TARGETS | REWARD_TARGETS | ROLLOUT_TARGETS | SCHEDULER_TARGETS
+ALL_TARGETS = TARGETS | REWARD_TARGETS | ROLLOUT_TARGETS | JOINT_TARGETS | SCHEDULER_TARGETS
 _MOST = ("overhead_ms", "soak_left", "soak_growth_mb", "math_wrong", "math_slowest")
 AT_MOST = (
     "head_memory",
@@ -54,6 +57,7 @@ AT_MOST = (
     "sync_over_reload",
     "sync_over_file",
     "controller_us",
+    "judge_overhead",
     *(n for n in REWARD_TARGETS if n.startswith(_MOST)),
 )
 """The others are at least."""
@@ -65,7 +69,7 @@ class BenchConfig:
     `sandbox` or `rollout`."""
 
     model: str = "smollm2-135m"
-    """smollm2-135m, or a folder that from_pretrained opens."""
+    """smollm2-135m, nano (`rollout` and `joint`), or a folder that from_pretrained opens."""
     rows: str | None = None
     """A .jsonl file of GSM8K's columns, question and answer, whose lengths are taken; null draws
     lengths from a distribution like them."""
@@ -84,17 +88,19 @@ class BenchConfig:
     parts: list[str] = field(default_factory=lambda: list(PARTS))
     """`rollout`: what is measured, in this order: generation, sync, prefix, joint."""
     prompts: int = 8
-    """`rollout`: prompts of a round, each with `group_size` answers."""
+    """`rollout`, `joint`: prompts of a round, each with `group_size` answers."""
     prompt_tokens: int = 96
     """`rollout`: random tokens of each prompt of `generation` and `prefix`."""
     answer_tokens: int = 64
-    """`rollout`: tokens of every answer; none ends earlier."""
+    """`rollout`, `joint`: tokens of every answer; none ends earlier."""
+    reply_tokens: int = 2
+    """`joint`: tokens of every reply of the judge: a letter, and the token that ends it."""
     targets: dict[str, float] = field(default_factory=lambda: dict(ALL_TARGETS))
 
     def validate(self) -> None:
         for key in (
             *("groups", "repeats", "head_tokens", "programs", "problems"),
-            *("prompts", "prompt_tokens", "answer_tokens"),
+            *("prompts", "prompt_tokens", "answer_tokens", "reply_tokens"),
         ):
             if getattr(self, key) < 1:
                 raise ConjointError(f"bench.{key} must be at least 1, not {getattr(self, key)}")

@@ -1,5 +1,4 @@
-"""What both sides of the joint step share: the prompts, the reward, and what the FLOPs allow.
-Pure."""
+"""What all sides of a joint step share: the prompts, the reward, and what the FLOPs allow. Pure."""
 
 from collections.abc import Sequence
 
@@ -21,6 +20,12 @@ def questions(count: int) -> list[Task]:
         text = _QUESTIONS[n % len(_QUESTIONS)].format(a=90 + n, b=12 + n, c=3 + n)
         made.append(Task.make("math", [Message(role="user", content=text)]))
     return made
+
+
+def open_quarter(count: int) -> list[Task]:
+    """The same questions, of which every fourth is of kind open."""
+    tasks = questions(count)
+    return [Task.make("open", t.messages) if n % 4 == 3 else t for n, t in enumerate(tasks)]
 
 
 def token_reward(tokens: Sequence[int]) -> float:

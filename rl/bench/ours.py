@@ -7,7 +7,7 @@ engine that knows no end token.
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -133,8 +133,14 @@ class Ours:
         self.send_seconds.append(learner.seconds)
         return seconds
 
-    async def step(self, tasks: Sequence[Task], tokens: int) -> tuple[dict[str, float], int]:
-        """Seconds of each phase of one joint step, and the tokens it trained on."""
+    async def step(
+        self,
+        tasks: Sequence[Task],
+        tokens: int,
+        judge: Callable[[Sequence[Group]], Awaitable[None]] | None = None,
+    ) -> tuple[dict[str, float], int]:
+        """Seconds of each phase of one joint step, and the tokens it trained on. `judge` is asked
+        when all answers are there, and changes no reward."""
         assert self.learner is not None
         marks = {"begin": time.perf_counter()}
         prompts = [self.renderer.prompt(task.messages) for task in tasks]
@@ -146,6 +152,8 @@ class Ours:
                 zip(tasks, prompts, answers, strict=True)
             )
         ]
+        if judge is not None:
+            await judge(groups)
         assign_advantages(groups, AdvantageConfig("group_std"), self.cfg.seed)
         cost = ModelShape.cost_of(self.model)
         batch = make_batch(groups, [], self.cfg.learner, 0.0, cost)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from rewards.base import RewardContext
 from rewards.judge import Judge, rubric_reward
@@ -32,6 +33,19 @@ def cacheable_tokens(prompts: Sequence[Sequence[int]], block: int) -> int:
             if not missed and end < len(prompt):
                 found += block
             seen.add(key)
+    return found
+
+
+def shared_tokens(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens before the first that no earlier prompt has at that place, in a block or not."""
+    root: dict[int, Any] = {}
+    found = 0
+    for prompt in prompts:
+        node, known = root, True
+        for token in prompt:
+            known = known and token in node
+            found += known
+            node = node.setdefault(token, {})
     return found
 
 

@@ -25,7 +25,12 @@ from rollouts.weights import sweep_buffers
 
 def measure(cfg: Config) -> dict[str, Any]:
     """{"ratios": {NAME: {value, target, met, runs}}, "setting": {...}}; takes minutes."""
-    _check(cfg)
+    check_cpu(cfg)
+    if cfg.learner.tokens_per_microbatch < cfg.bench.prompt_tokens + cfg.bench.answer_tokens:
+        raise ConjointError(
+            f"learner.tokens_per_microbatch={cfg.learner.tokens_per_microbatch} cannot hold one "
+            "sequence of bench.prompt_tokens + bench.answer_tokens"
+        )
     with tempfile.TemporaryDirectory(prefix="conjoint-bench-") as workdir:
         figures, setting = asyncio.run(_measure(cfg, Path(workdir)))
     return {
@@ -38,8 +43,8 @@ def measure(cfg: Config) -> dict[str, Any]:
     }
 
 
-def _check(cfg: Config) -> None:
-    """Both sides run on the CPU, with one engine, one rank and as many threads."""
+def check_cpu(cfg: Config) -> None:
+    """All sides run on the CPU, with one engine, one rank and as many threads."""
     needed = {
         "rollout.backend": (cfg.rollout.backend, "vllm"),
         "weight_sync.backend": (cfg.weight_sync.backend, "shm"),
@@ -55,29 +60,26 @@ def _check(cfg: Config) -> None:
     for key, (given, same) in needed.items():
         if given != same:
             raise ConjointError(
-                f"{key}={given}: conjoint bench rollout compares like with like on the CPU; "
+                f"{key}={given}: conjoint bench compares like with like on the CPU; "
                 f"set {key}={same}"
             )
-    if cfg.learner.tokens_per_microbatch < cfg.bench.prompt_tokens + cfg.bench.answer_tokens:
-        raise ConjointError(
-            f"learner.tokens_per_microbatch={cfg.learner.tokens_per_microbatch} cannot hold one "
-            "sequence of bench.prompt_tokens + bench.answer_tokens"
-        )
 
 
-async def _model(cfg: Config) -> tuple[Path, str]:
+async def bench_model(cfg: Config) -> tuple[Path, str]:
     """The folder, and what it is; nano where SmolLM2's weights are not installed."""
+    if cfg.bench.model == "nano":
+        return await policy_folder("nano", cfg.sft, cfg.asked), "nano"
     try:
         return resolve_model(cfg.bench.model), cfg.bench.model
     except ConjointError as error:
         if cfg.bench.model != SMOLLM2:
             raise
-        return await policy_folder("nano", cfg.sft), f"nano, because {error}"
+        return await policy_folder("nano", cfg.sft, cfg.asked), f"nano, because {error}"
 
 
 async def _measure(cfg: Config, workdir: Path) -> tuple[Figures, dict[str, Any]]:
     bench, parts = cfg.bench, cfg.bench.parts
-    model, name = await _model(cfg)
+    model, name = await bench_model(cfg)
     longest = bench.prompt_tokens + bench.answer_tokens
     if "prefix" in parts:
         longest = max(longest, 1 + await longest_judge_prompt(Renderer.load(model), cfg))

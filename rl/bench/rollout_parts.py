@@ -21,7 +21,7 @@ from rl.types import ConjointError, derive_seed
 
 Runs = dict[str, list[float]]
 Figures = dict[str, tuple[float, Runs]]
-_WARM_TOKENS = 4
+WARM_TOKENS = 4
 
 
 async def ask(child: Child, what: str, timeout_s: float, **given: Any) -> dict[str, Any]:
@@ -82,7 +82,7 @@ async def generation(ours: Ours, others: dict[str, Child]) -> tuple[Figures, dic
         return answer["seconds"]
 
     for side in (by_us, bare):
-        await side(-1, _WARM_TOKENS)
+        await side(-1, WARM_TOKENS)
     runs = await interleaved({"ours": by_us, "bare": bare}, bench.repeats)
     rounds = [tokens[n] for n in range(bench.repeats)]
     for answers in (a for sides in rounds for side in sides.values() for a in side):
@@ -197,7 +197,7 @@ async def joint(ours: Ours, others: dict[str, Child]) -> tuple[Figures, dict[str
         trained.add(answer["trained_tokens"])
         return answer["seconds"]
 
-    await ours.step(tasks, _WARM_TOKENS)
+    await ours.step(tasks, WARM_TOKENS)
     await ask(trl, "step", limit, warm=True)
     gflops = (await ask(trl, "gemm", limit, threads=cfg.learner.threads))["gflops"]
     runs = await interleaved({"ours": by_us, "trl": by_trl}, bench.repeats)

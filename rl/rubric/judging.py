@@ -22,7 +22,7 @@ from rl.policy import check_model
 from rl.rubric.config import JudgedConfig, is_nano
 from rl.rubric.meter import Meter
 from rl.rubric.rows import Answers
-from rl.sft import JUDGE_RUBRICS
+from rl.sft import JUDGE_RUBRICS, LENGTH_RUBRICS
 from rl.types import ConjointError, StopRun, Task, derive_seed
 from rollouts.chat import ChatPolicy
 
@@ -173,12 +173,13 @@ def unknown_to_nano(cfg: JudgedConfig, rubrics: Sequence[Rubric]) -> list[str]:
     """A warning where nano judges by rubrics that its SFT never showed it."""
     if cfg.judge.endpoint or not is_nano(cfg.model):
         return []
-    known = {rubric.short for rubric in load_rubrics(JUDGE_RUBRICS)}
+    names = (*JUDGE_RUBRICS, *LENGTH_RUBRICS)
+    known = {rubric.short for rubric in load_rubrics(names)}
     new = sorted({rubric.name for rubric in rubrics if rubric.short not in known})
     if not new:
         return []
     return [
-        f"nano's critic knows only the rubrics of its SFT ({', '.join(JUDGE_RUBRICS)}): what it "
+        f"nano's critic knows only the rubrics of its SFT ({', '.join(names)}): what it "
         f"says of {', '.join(new)} is chance. Try them with model=smollm2-135m or judge.endpoint."
     ]
 

@@ -1,13 +1,22 @@
 """Procedural sources: splits, purity, demonstrations and their verifiers, hostile answers."""
 
 import asyncio
+import re
 from itertools import combinations, product
 
 import pytest
 
 from envs.sources.functions import HIDDEN_INPUTS, SHOWN_INPUT
-from envs.sources.nano import SOURCES, VERIFIABLE, demonstrations, open_pairs, verifiable_pairs
+from envs.sources.nano import (
+    SOURCES,
+    VERIFIABLE,
+    demonstrations,
+    length_pairs,
+    open_pairs,
+    verifiable_pairs,
+)
 from envs.sources.splits import SPLITS, Item, split_of
+from envs.sources.words import TOPICS
 from rewards.instructions import instruction_score
 from rewards.math import math_score
 from rewards.rubrics import load_rubrics, shipped_rubrics
@@ -87,6 +96,20 @@ def test_the_better_answer_of_an_open_pair_breaks_no_rubric() -> None:
     assert not any(r.violation(better) for _, better, _ in pairs for r in rubrics)
     praised = [any(r.violation(worse) for r in rubrics) for _, _, worse in pairs]
     assert 0.3 < sum(praised) / len(praised) < 0.7
+
+
+def test_pairs_of_lengths_differ_in_nothing_but_length() -> None:
+    rubrics = load_rubrics(shipped_rubrics())
+    pairs = length_pairs("heldout", 200)
+    assert pairs == length_pairs("heldout", 200) and len({task.id for task, *_ in pairs}) == 200
+    for task, short, long in pairs:
+        assert (short.count("."), long.count(".")) in {(1, 2), (1, 3)}
+        assert len(short.split()) < len(long.split())
+        assert not any(r.violation(text) for text in (short, long) for r in rubrics)
+        topic = next(t for t in TOPICS if t in re.findall(r"\w+", task.prompt))
+        words = set(long.lower().replace(".", "").split())
+        assert words & set(TOPICS[topic])
+        assert not words & {noun for t, nouns in TOPICS.items() if t != topic for noun in nouns}
 
 
 def test_only_sft_demonstrations_of_open_tasks_hold_praise() -> None:

@@ -33,7 +33,7 @@ def shipped(name: str) -> Rubric:
     return load_rubrics([name])[0]
 
 
-def test_ships_five_core_and_two_prescriptive_rubrics_with_both_sides() -> None:
+def test_ships_core_and_prescriptive_rubrics_with_both_sides() -> None:
     rubrics = load_rubrics(shipped_rubrics())
     kinds = {r.name: r.kind for r in rubrics}
     assert kinds == {
@@ -41,9 +41,11 @@ def test_ships_five_core_and_two_prescriptive_rubrics_with_both_sides() -> None:
         "clarity": "core",
         "fluency": "core",
         "grounded": "core",
+        "longer": "core",
         "no_praise": "prescriptive",
         "no_self_justification": "prescriptive",
         "safety": "core",
+        "shorter": "core",
     }
     for rubric in rubrics:
         assert rubric.good and rubric.bad and rubric.applies("open")

@@ -135,12 +135,12 @@ async def test_without_smollm2_the_model_is_nano_and_the_file_says_so(
     def absent(spec: str) -> Path:
         raise ConjointError(f"model {spec} needs a package, which is missing")
 
-    async def folder(spec: str, _: object) -> Path:
+    async def folder(spec: str, *_: object) -> Path:
         return tmp_path / spec
 
     monkeypatch.setattr(rollout_bench, "resolve_model", absent)
     monkeypatch.setattr(rollout_bench, "policy_folder", folder)
-    found, said = await rollout_bench._model(load_config([]))
+    found, said = await rollout_bench.bench_model(load_config([]))
     assert found == tmp_path / "nano" and "smollm2-135m needs a package" in said
 
 

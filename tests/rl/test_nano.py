@@ -13,13 +13,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from envs.confidence import asking, split
 from envs.sources.nano import SOURCES, demonstrations
 from rewards.judge_prompt import parse_verdict
+from rewards.rubrics import load_rubrics
 from rl import sft
 from rl.nano import END, ROLES, NanoConfig, build_model, build_tokenizer, save_policy
 from rl.optim.batched_muon import MuonAdamW, orthogonalise
 from rl.sft import (
+    LENGTH_RUBRICS,
+    Conversation,
     SftConfig,
     bucketed,
     judge_conversations,
+    length_conversations,
     nano_folder,
     nano_policy,
     ptx_conversations,
@@ -30,13 +34,20 @@ from rl.sft import (
 from rl.types import ConjointError
 
 SMALL = SftConfig(
-    rows={"math": 96, "code": 96, "instruction": 96, "open": 32}, judge_rows=32, warmup_steps=2
+    rows={"math": 96, "code": 96, "instruction": 96, "open": 32},
+    judge_rows=32,
+    length_rows=0,
+    warmup_steps=2,
 )
+
+
+def flat(units: list[list[Conversation]]) -> list[Conversation]:
+    return [row for unit in units for row in unit]
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    rows = sft_conversations(SMALL)
+    rows = flat(sft_conversations(SMALL))
     return build_tokenizer((m["content"] for row in rows for m in row), NanoConfig())
 
 
@@ -114,7 +125,7 @@ def test_rows_rendered_in_parts_equal_the_whole_template(tokenizer: Any) -> None
 
 
 def test_bucketing_keeps_every_full_batch_and_saves_padding(tokenizer: Any) -> None:
-    rows = tokenize(tokenizer, sft_conversations(SMALL))
+    rows = tokenize(tokenizer, flat(sft_conversations(SMALL)))
     ordered = bucketed(rows, 16, seed=0)
     assert ordered == bucketed(rows, 16, seed=0)
     assert len(ordered) == len(rows) // 16 * 16
@@ -136,8 +147,24 @@ def test_judge_rows_are_readable_and_favour_no_letter() -> None:
     assert len(questions) == 2, "rubrics for open pairs, correctness for the others"
 
 
+def test_the_opposite_rubrics_are_shown_the_same_pairs_with_opposite_verdicts() -> None:
+    rubrics = load_rubrics(LENGTH_RUBRICS)
+    found: dict[str, dict[str, str]] = {r.name: {} for r in rubrics}
+    for prompt, verdict in length_conversations("sft", 160, seed=0):
+        first, _, rest = prompt["content"].partition("\n")
+        for rubric in rubrics:
+            if first == f"Judge: {rubric.short}":
+                found[rubric.name][rest] = verdict["content"]
+    shorter, longer = found["shorter"], found["longer"]
+    assert len(shorter) == 80 and shorter.keys() == longer.keys()
+    for rest, verdict in shorter.items():
+        a, b = rest.rpartition("\nA: ")[2].split("\nB: ")
+        assert verdict == ("A" if len(a) < len(b) else "B") != longer[rest]
+
+
 def test_verdicts_come_last_among_rehearsed_demonstrations_both_orders_together() -> None:
-    rows = [row[0]["content"] for row in sft_conversations(replace(SMALL, rehearsed=0.25))]
+    units = sft_conversations(replace(SMALL, rehearsed=0.25))
+    rows = [row[0]["content"] for row in flat(units)]
     judged = [i for i, prompt in enumerate(rows) if prompt.startswith("Judge:")]
     assert len(rows) == 320 + 32
     assert judged[0] >= 240, "three quarters of the demonstrations stand before them"
@@ -184,7 +211,7 @@ def test_ptx_rows_are_verdicts_and_open_answers_only() -> None:
         ({"rows": {"poetry": 5}}, "sft.rows names 'poetry'"),
         ({"rows": {"math": -1}}, "0 or more"),
         ({"confidence": ["open"]}, "sft.confidence names 'open'"),
-        ({"rows": {"math": 3}, "judge_rows": 0}, "sft.batch_size is 32"),
+        ({"rows": {"math": 3}, "judge_rows": 0, "length_rows": 0}, "sft.batch_size is 32"),
         ({"muon_lr": 0.0}, "must be above 0"),
         ({"rehearsed": 1.5}, "sft.rehearsed is 1.5; expected 0 to 1"),
     ],
@@ -210,30 +237,32 @@ def test_the_deadline_ends_the_training(tmp_path: Path) -> None:
 def test_the_policy_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     builds = []
 
-    def train(cfg: SftConfig, output: Path) -> dict[str, float]:
+    def train(cfg: SftConfig, output: Path, asked: object) -> dict[str, float]:
         builds.append(cfg)
         (output / "config.json").write_text("{}")
         return {"seconds": 1.0}
 
     monkeypatch.setattr(sft, "train_sft", train)
-    folder = nano_policy(SMALL, tmp_path)
-    assert nano_policy(SMALL, tmp_path) == folder == nano_folder(SMALL, tmp_path)
+    folder = nano_policy(SMALL, cache_dir=tmp_path)
+    assert (
+        nano_policy(SMALL, cache_dir=tmp_path) == folder == nano_folder(SMALL, cache_dir=tmp_path)
+    )
     assert builds == [SMALL]
     assert json.loads((folder / "sft.json").read_text())["seconds"] == 1.0
-    assert nano_policy(SftConfig(), tmp_path) != folder
+    assert nano_policy(SftConfig(), cache_dir=tmp_path) != folder
     assert len(builds) == 2
 
 
 def test_a_build_that_breaks_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train(cfg: SftConfig, output: Path) -> dict[str, float]:
+    def train(cfg: SftConfig, output: Path, asked: object) -> dict[str, float]:
         (output / "half").write_text("x")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sft, "train_sft", train)
     with pytest.raises(KeyboardInterrupt):
-        nano_policy(SMALL, tmp_path)
+        nano_policy(SMALL, cache_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

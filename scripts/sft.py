@@ -1,7 +1,9 @@
 """`conjoint sft key=value ...`: build the nano policy by supervised fine-tuning, and cache it."""
 
+import json
 import os
 import sys
+from pathlib import Path
 
 
 def run(overrides: list[str]) -> int:
@@ -13,10 +15,25 @@ def run(overrides: list[str]) -> int:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from rl.config import load_config
     from rl.sft import nano_policy
+    from rl.types import ConjointError
 
     cfg = load_config(overrides)
-    print(nano_policy(cfg.nano, cfg.asked))
+    if cfg.model != "nano":
+        raise ConjointError(f"model={cfg.model}: conjoint sft makes nano and no other model")
+    folder = nano_policy(cfg.nano, cfg.asked)
+    if cfg.sft.preferences.path:
+        print(preference_words(folder))
+    print(folder)
     return 0
+
+
+def preference_words(folder: Path) -> str:
+    """What became of the preference pairs of the nano in `folder`."""
+    counts = json.loads((folder / "sft.json").read_text(encoding="utf-8"))
+    prefix = "preferences_left_out/"
+    left_out = {k.removeprefix(prefix): int(n) for k, n in counts.items() if k.startswith(prefix)}
+    words = ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count)
+    return f"preferences: {int(counts['preference_pairs']):,} pairs; left out: {words or 'none'}"
 
 
 if __name__ == "__main__":

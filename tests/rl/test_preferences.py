@@ -12,11 +12,13 @@ import pytest
 
 from rewards.judge import JudgeConfig
 from rewards.judge_prompt import parse_verdict
+from rl import sft
 from rl.config import load_config
 from rl.policy import _asked_overrides, _overrides
 from rl.preferences import Asked, PreferenceConfig, preference_of, read_preferences
 from rl.sft import SftConfig, nano_key, sft_conversations, sft_rows
 from rl.types import ConjointError
+from scripts.sft import run
 
 USER = [{"role": "user", "content": "Name a sea."}]
 GOOD, BAD = "The Baltic Sea is one.", "Seas are wet, and I like them."
@@ -235,6 +237,24 @@ def test_rows_too_long_for_the_context_leave_with_their_other_order(tmp_path: Pa
     assert len(found) == sum(SMALL.rows.values()) + SMALL.judge_rows
     with pytest.raises(ConjointError, match=r"none of 6 pairs .* fits sft.model.max_length=512"):
         sft_rows(with_file(write(tmp_path, rows[1::2], "long.jsonl")), COMPACT)
+
+
+def test_the_command_says_what_became_of_the_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, [pair(0), pair(1), pair(2, rejected=f"{GOOD} 2")])
+
+    def train(cfg: SftConfig, output: Path, asked: Asked) -> dict[str, float]:
+        return sft_rows(cfg, asked)[2]
+
+    monkeypatch.setattr(sft, "train_sft", train)
+    monkeypatch.setenv("CONJOINT_CACHE", str(tmp_path / "cache"))
+    assert run([f"sft.preferences.path={path}", "judge.template=compact"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2] == "preferences: 2 pairs; left out: 1 alike"
+    assert Path(said[-1]).is_dir()
+    with pytest.raises(ConjointError, match="makes nano and no other"):
+        run(["model=smollm2-135m"])
 
 
 # -- keys ----------------------------------------------------------------------------------------

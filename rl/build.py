@@ -193,10 +193,10 @@ async def _start_engines(
         total_updates=cfg.num_steps * cfg.learner.updates_per_batch,
         mismatch=cfg.mismatch,
     )
-    learner, *_ = await asyncio.gather(
+    stop_ids, deadline = renderer.stop_ids, rollout.start_timeout_s
+    learner, _ = await asyncio.gather(
         LearnerGroup.start(arguments, placement),
-        engine.ready(renderer.stop_ids, rollout.start_timeout_s),
-        *([judging.ready(renderer.stop_ids, rollout.start_timeout_s)] if judging else []),
+        asyncio.gather(*(e.ready(stop_ids, deadline) for e in (engine, judging) if e)),
     )
     return engine, learner, judging
 

@@ -1,7 +1,7 @@
 """The run folder: where every file of a run lies, and how each is written whole.
 
     config.yaml  versions.json  metrics.jsonl  rollouts/step-000012.jsonl  eval/TAG.jsonl
-    checkpoints/  dumps/  wandb/  summary.json  report.html  resumes.jsonl  set-aside/
+    checkpoints/  dumps/  judge/  wandb/  summary.json  report.html  resumes.jsonl  set-aside/
 
 Whole files are written under a temporary name and renamed. `metrics.jsonl` grows line by line
 (`rl/metrics.py`), so only its last line can be torn. Nothing is ever deleted: what a resume
@@ -107,7 +107,8 @@ class RunFolder:
     def write_eval(self, tag: str, rows: Iterable[Mapping[str, Any]]) -> Path:
         """Evaluation rows {task_id, kind, score, status, response, num_tokens, reasons}.
 
-        Tags: start, end, start_greedy, end_greedy, judge_start, judge_end; step-000012 in between.
+        Tags: start, end, step-000012 in between; with them TAG_greedy, judge_TAG, judge_self_TAG and
+        judge_snapshot_TAG.
         """
         return write_jsonl(self.eval_of(tag), rows)
 

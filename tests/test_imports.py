@@ -66,6 +66,7 @@ HEAVY: dict[str, set[str]] = {
         "rollouts/vllm_worker.py",
     },
     "ray": {
+        "rl/bench/joint_bench.py",
         "rl/bench/rollout_bench.py",
         "rl/build.py",
         "rl/learner_group.py",

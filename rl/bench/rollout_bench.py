@@ -68,13 +68,13 @@ def check_cpu(cfg: Config) -> None:
 async def bench_model(cfg: Config) -> tuple[Path, str]:
     """The folder, and what it is; nano where SmolLM2's weights are not installed."""
     if cfg.bench.model == "nano":
-        return await policy_folder("nano", cfg.sft, cfg.asked), "nano"
+        return await policy_folder("nano", cfg.nano, cfg.asked), "nano"
     try:
         return resolve_model(cfg.bench.model), cfg.bench.model
     except ConjointError as error:
         if cfg.bench.model != SMOLLM2:
             raise
-        return await policy_folder("nano", cfg.sft, cfg.asked), f"nano, because {error}"
+        return await policy_folder("nano", cfg.nano, cfg.asked), f"nano, because {error}"
 
 
 async def _measure(cfg: Config, workdir: Path) -> tuple[Figures, dict[str, Any]]:

@@ -272,8 +272,11 @@ class WorkerSet:
                 self.bury(worker, f"its heartbeat failed: {_words(error)}")
 
     async def _remove(self, worker: EngineWorker) -> None:
-        await asyncio.to_thread(worker.belongings.reap)
+        # Ray is told first, or it tells the user of a worker that died; what the worker holds can
+        # be seen only before.
+        await asyncio.to_thread(worker.belongings.note)
         worker.kill()
+        await asyncio.to_thread(worker.belongings.reap)
 
     async def close(self) -> None:
         """End every worker and what it started."""

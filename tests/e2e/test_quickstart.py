@@ -31,6 +31,7 @@ def both(runs: Path) -> tuple[Path, Sittings]:
     ended = run.result()
     assert ended.code == 0, ended.output
     assert re.search(r"report: .*report\.html", ended.output) and "next:" in ended.output
+    assert "(raylet)" not in ended.output, "Ray reports deaths that are none"
     return path, sittings
 
 

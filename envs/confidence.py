@@ -11,9 +11,11 @@ from envs.base import Env, SingleTurn
 from rl.types import Message, Task
 
 ASK = (
-    "End with a line of its own, Confidence: P, where P from 0 to 1 is the chance that your answer "
-    "is right."
+    "After your answer, end with a line of its own, Confidence: P, where P from 0 to 1 is the "
+    "chance that the answer is right."
 )
+"""It stands before the task: engines share it as a prefix, and between a task and its answer it
+would push apart what a tiny policy has to copy from one to the other."""
 
 _LABEL = re.compile(r"[\s*_>#-]*+confidence[\s*_]*+[:=]", re.IGNORECASE)
 _VALUE = re.compile(r"[\s*_]*+((?:[01](?:\.[0-9]*+)?|\.[0-9]++))[\s*_.]*+")
@@ -23,10 +25,10 @@ _LONGEST = 80
 
 
 def asking(messages: Sequence[Message]) -> list[Message]:
-    """The messages with the question for a confidence at the end of the last user message."""
+    """The messages with the question for a confidence at the start of the last user message."""
     asked = list(messages)
     last = max(i for i, message in enumerate(asked) if message["role"] == "user")
-    asked[last] = Message(role="user", content=f"{asked[last]['content']}\n\n{ASK}")
+    asked[last] = Message(role="user", content=f"{ASK}\n\n{asked[last]['content']}")
     return asked
 
 

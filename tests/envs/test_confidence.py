@@ -84,7 +84,7 @@ def test_it_is_asked_for_in_the_last_user_message_and_the_task_is_not_touched():
     )
     first, asked = asking(task.messages)
     assert first == task.messages[0]
-    assert asked == {"role": "user", "content": f"1+1?\n\n{ASK}"}
+    assert asked == {"role": "user", "content": f"{ASK}\n\n1+1?"}
     assert task.messages[1]["content"] == "1+1?"
 
 

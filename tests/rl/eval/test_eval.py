@@ -266,8 +266,8 @@ def test_a_reward_that_breaks_masks_its_answer():
 
 async def test_a_confidence_is_asked_for_measured_and_no_part_of_the_answer(tmp_path: Path):
     def reply(prompt: str, seed: int) -> ChatAnswer:
-        assert prompt.endswith(ASK)
-        i = number(prompt)
+        assert prompt.startswith(ASK)
+        i = number(prompt.removeprefix(ASK))
         said = "" if i == 9 else f"\nConfidence: {0.8 if i < 6 else 0.1}"
         return say(f"The answer is {i + 1 if i < 4 else 0}{said}")
 
@@ -302,7 +302,7 @@ def test_the_context_has_room_for_the_question_too(tmp_path: Path):
         cfg = load_suites(["model=m", "suite=gsm8k", f"data={sums(tmp_path, 2)}", *words])
         asked = prompted(cfg, read_tasks(cfg))
         assert [tokens for _, tokens in asked] == [512, 512]
-        assert all(task.prompt.endswith(ASK) is bool(words) for task, _ in asked)
+        assert all(task.prompt.startswith(ASK) is bool(words) for task, _ in asked)
 
 
 # -- what is refused -----------------------------------------------------------------------------

@@ -124,8 +124,10 @@ def selective_accuracy(q: np.ndarray, c: np.ndarray, coverage: float) -> float:
     return right / places
 
 
-def calibration_words(found: Calibration) -> str:
-    """One line of text."""
+def calibration_words(found: Calibration | None) -> str:
+    """One line of text on answers that were asked for a confidence."""
+    if found is None:
+        return "confidence: no graded answer states one"
     surest = ", ".join(f"{v:.3f} of the surest {float(k):.0%}" for k, v in found.selective.items())
     return (
         f"confidence: Brier {found.brier:.4f} (a constant {found.accuracy:.2f}: "
@@ -155,10 +157,12 @@ def stated_fields(trajectory: Trajectory) -> dict[str, float | None]:
     return {"confidence": trajectory.confidence, "correct": correctness(trajectory)}
 
 
-def from_trajectories(trajectories: Iterable[Trajectory]) -> Calibration | None:
-    """Of those that were asked for a confidence and graded."""
+def confidence_metrics(trajectories: Iterable[Trajectory]) -> dict[str, float]:
+    """The figures of those that were asked for a confidence and graded, {} without any."""
     asked = [(t.confidence, correctness(t)) for t in trajectories if t.answer is not None]
-    return _of(asked)
+    if found := _of(asked):
+        return calibration_metrics(found)
+    return {"confidence_missing": 1.0} if any(c is not None for _, c in asked) else {}
 
 
 def from_rows(rows: Iterable[Mapping[str, Any]]) -> Calibration | None:

@@ -16,7 +16,7 @@ from statistics import fmean, pstdev
 from typing import Any, Protocol
 from urllib.parse import urlparse
 
-from rl.calibration import calibration_metrics, from_trajectories
+from rl.calibration import confidence_metrics
 from rl.run_folder import RunFolder, to_json
 from rl.types import ConjointError, Group, Status, Trajectory
 from rollouts.lengths import percentile
@@ -187,10 +187,7 @@ def _kind_metrics(groups: Sequence[Group]) -> dict[str, float]:
         figures["reward"] = fmean(rewards)
     if scores:
         figures["score"] = fmean(scores)
-    if stated := from_trajectories(done):
-        figures |= calibration_metrics(stated)
-    elif any(t.answer is not None for t in done):
-        figures["confidence_missing"] = 1.0
+    figures |= confidence_metrics(done)
     if done:
         figures["truncated"] = _share(t.status is Status.TRUNCATED for t in done)
         figures |= _length_metrics(done)

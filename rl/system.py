@@ -210,12 +210,12 @@ class System:
         return found
 
     def _show_calibration(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """What the confidences of held-out answers are worth; nothing where none is stated."""
-        for kind in sorted({row["kind"] for row in rows}):
-            if stated := from_rows(row for row in rows if row["kind"] == kind):
-                self.console.message(f"{kind}: {calibration_words(stated)}")
-                figures = calibration_metrics(stated)
-                self.trackers.log(self.step, {f"heldout_{k}/{kind}": figures[k] for k in figures})
+        """What the confidences of held-out answers are worth, of the kinds that are asked."""
+        for kind in sorted({row["kind"] for row in rows if "confidence" in row}):
+            stated = from_rows(row for row in rows if row["kind"] == kind)
+            self.console.message(f"{kind}: {calibration_words(stated)}")
+            figures = calibration_metrics(stated) if stated else {"confidence_missing": 1.0}
+            self.trackers.log(self.step, {f"heldout_{k}/{kind}": figures[k] for k in figures})
 
     async def measure_ptx(self) -> dict[str, float]:
         """Cross-entropy of the PTX rows that are never trained: what the policy forgets."""

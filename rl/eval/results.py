@@ -82,14 +82,15 @@ def suite_figures(rows: Sequence[Row], k: int) -> dict[str, Any]:
 
     `avg` and `pass` (by k') are {mean, lo, hi, n} with tasks as units. Answers without a score are
     left out and counted as `masked`; a task with fewer than k' scored ones is left out of pass@k'.
-    None where nothing was scored. `calibration` is there where a confidence is.
+    None where nothing was scored. `calibration` is there where a confidence was asked for, None if
+    no graded answer states one.
     """
     tasks: dict[str, list[Row]] = {}
     for row in rows:
         tasks.setdefault(row["group"], []).append(row)
     scores = [[r["score"] for r in task if r["score"] is not None] for task in tasks.values()]
     sampled = [[r for r in task if r["ended"] != Status.FAILED] for task in tasks.values()]
-    stated = from_rows(rows)
+    stated, asked = from_rows(rows), any("confidence" in row for row in rows)
     cut = [fmean(r["ended"] != Status.COMPLETED for r in task) for task in sampled if task]
     return {
         "tasks": len(tasks),
@@ -106,7 +107,7 @@ def suite_figures(rows: Sequence[Row], k: int) -> dict[str, Any]:
         "too_long": sum(r["ended"] == TOO_LONG for r in rows),
         "masked": sum(r["score"] is None for r in rows),
         "mean_tokens": fmean([r["num_tokens"] for task in sampled for r in task] or [0]),
-        **({"calibration": asdict(stated)} if stated else {}),
+        **({"calibration": stated and asdict(stated)} if asked else {}),
     }
 
 
@@ -172,10 +173,12 @@ def _measure_words(figures: Mapping[str, Any], k: int) -> Iterator[str]:
 
 
 def _calibration_words(figures: Mapping[str, Any]) -> list[str]:
-    """What the confidences are worth, and what was said and right by bin; [] where none is."""
-    found = figures.get("calibration")
-    if found is None:
+    """What the confidences are worth, and what was said and right by bin; [] if none was asked
+    for."""
+    if "calibration" not in figures:
         return []
+    if (found := figures["calibration"]) is None:
+        return [calibration_words(None)]
     bins = [
         f"  {b['lo']:.2f} to {b['hi']:.2f}: said {b['confidence']:.2f}, right {b['accuracy']:.2f}, "
         f"{b['n']} answer(s)"

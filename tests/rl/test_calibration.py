@@ -223,6 +223,9 @@ async def test_step_metrics_hold_the_figures_and_nothing_where_none_is_asked():
     assert figures["auroc/math"] == 1.0 and figures["confidence/math"] == pytest.approx(0.55)
     silent, _ = await scored("9", "8")
     assert step_metrics([silent])["confidence_missing/math"] == 1.0
+    broken, _ = await scored("9")
+    broken.trajectories[0].scores[0] = Score.infra_error("math", "no worker")
+    assert "confidence_missing/math" not in step_metrics([broken]), "it is masked, not missing"
     for t in group.trajectories:
         t.answer = t.confidence = None
         t.scores.pop()

@@ -287,6 +287,13 @@ async def test_a_confidence_is_asked_for_measured_and_no_part_of_the_answer(tmp_
     assert ASK not in rows[0]["messages"][0]["content"], "the task, as a grader needs it"
 
 
+async def test_a_policy_that_states_none_is_said_to(tmp_path: Path):
+    summary, printed, rows = await run(tmp_path, lambda p, s: say("9"), "confidence=true")
+    assert summary["suites"]["gsm8k"]["calibration"] is None
+    assert "confidence: no graded answer states one" in printed
+    assert {r["confidence"] for r in rows} == {None}
+
+
 async def test_without_the_key_nothing_is_asked_split_off_or_shown(tmp_path: Path):
     def reply(prompt: str, seed: int) -> ChatAnswer:
         assert ASK not in prompt

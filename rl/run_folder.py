@@ -107,8 +107,8 @@ class RunFolder:
     def write_eval(self, tag: str, rows: Iterable[Mapping[str, Any]]) -> Path:
         """Evaluation rows {task_id, kind, score, status, response, num_tokens, reasons}.
 
-        Tags: start, end, step-000012 in between; with them TAG_greedy, judge_TAG, judge_self_TAG and
-        judge_snapshot_TAG.
+        Tags: start, end, step-000012 in between; of each also TAG_greedy, judge_TAG, judge_self_TAG
+        and judge_snapshot_TAG.
         """
         return write_jsonl(self.eval_of(tag), rows)
 

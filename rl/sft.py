@@ -83,9 +83,9 @@ class SftConfig:
     drawn by the seed, whatever the answer: nano learns the form and nothing to say in it."""
     judge_rows: int = 3000
     """Judge verdicts: they bootstrap the critic, as K2's SFT does. `preferences` are among them."""
-    length_rows: int = 1800
+    length_rows: int = 2400
     """Verdicts on lengths by two opposite rubrics, so that the critic reads by what it is asked."""
-    rehearsed: float = 0.15
+    rehearsed: float = 0.25
     """Share of the demonstrations that is shuffled among the verdicts, so that they stay known."""
     batch_size: int = 32
     muon_lr: float = 0.01
@@ -177,7 +177,9 @@ def sft_conversations(
     `preferences` replace as many generated ones. What belongs together is one entry.
 
     A verdict is one bit, whose gradient drowns in that of the demonstrations when they are mixed
-    all along; both orders of a pair stand together, so that a letter cannot win in a batch.
+    all along; both orders of a pair stand together, so that a letter cannot win in a batch. That a
+    rubric turns a verdict shows only in many rows at once: three quarters of those on lengths come
+    first, with a quarter of all others.
     """
     rng = Random(derive_seed("sft-order", cfg.seed))
     rows = [row for kind, n in cfg.rows.items() for row in _demonstrations(cfg, kind, n)]
@@ -185,13 +187,17 @@ def sft_conversations(
     first = round(len(rows) * (1 - cfg.rehearsed))
     generated = cfg.judge_rows - sum(map(len, preferences))
     verdicts = judge_conversations("sft", generated, cfg.seed)
+    lengths = length_conversations("sft", cfg.length_rows, cfg.seed)
+    turned = [lengths[i : i + 4] for i in range(0, len(lengths), 4)]
     last = [[row] for row in rows[first:]]
     last += [verdicts[i : i + 2] for i in range(0, len(verdicts), 2)]
-    lengths = length_conversations("sft", cfg.length_rows, cfg.seed)
-    last += [lengths[i : i + 4] for i in range(0, len(lengths), 4)]
     last += [list(pair) for pair in preferences]
     rng.shuffle(last)
-    return [[row] for row in rows[:first]] + last
+    some, most = len(last) // 4, len(turned) * 3 // 4
+    stages = [last[:some] + turned[:most], last[some:] + turned[most:]]
+    for stage in stages:
+        rng.shuffle(stage)
+    return [[row] for row in rows[:first]] + stages[0] + stages[1]
 
 
 def _demonstrations(cfg: SftConfig, kind: str, count: int) -> list[Conversation]:

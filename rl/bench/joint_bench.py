@@ -134,7 +134,8 @@ async def _measure(cfg: Config, workdir: Path) -> tuple[Figures, dict[str, Any]]
         "threads": cfg.learner.threads,
         "answers": f"{bench.prompts} x {bench.group_size} of {bench.answer_tokens} tokens",
         "judge": f"{cfg.judge.template}, pairs_per_answer {cfg.judge.pairs_per_answer}, both "
-        f"orders, replies of {bench.reply_tokens} tokens, {bench.prompts // 4} groups",
+        f"orders, replies of {bench.reply_tokens} tokens, {bench.prompts // 4} of {bench.prompts} "
+        "groups",
     }
     return figures, setting | said
 

@@ -175,9 +175,11 @@ def test_verdicts_come_last_among_rehearsed_demonstrations_both_orders_together(
 
 
 def test_a_stated_confidence_tells_nothing_of_the_answer_and_changes_no_other_row() -> None:
-    plain = sft_conversations(SMALL)
-    stated = sft_conversations(replace(SMALL, confidence=["math"]))
-    assert stated == sft_conversations(replace(SMALL, confidence=["math"])), "drawn by the seed"
+    plain = flat(sft_conversations(SMALL))
+    stated = flat(sft_conversations(replace(SMALL, confidence=["math"])))
+    assert stated == flat(sft_conversations(replace(SMALL, confidence=["math"]))), (
+        "drawn by the seed"
+    )
     changed = [(p, s) for p, s in zip(plain, stated, strict=True) if p != s]
     assert len(changed) == SMALL.rows["math"]
     said = []
@@ -187,13 +189,22 @@ def test_a_stated_confidence_tells_nothing_of_the_answer_and_changes_no_other_ro
         assert "Compute" in after[0]["content"]
         said.append(confidence)
     assert {round(10 * q) for q in said} == set(range(11))
-    other = sft_conversations(replace(SMALL, confidence=["math"], seed=SMALL.seed + 1))
+    other = flat(sft_conversations(replace(SMALL, confidence=["math"], seed=SMALL.seed + 1)))
     assert [r[-1] for r in other] != [r[-1] for r in stated]
 
 
 def test_the_way_in_which_a_confidence_is_asked_for_decides_nano() -> None:
     assert "envs/confidence.py" in sft._SOURCE_CODE
     assert nano_folder(replace(SMALL, confidence=["math"])) != nano_folder(SMALL)
+
+
+def test_verdicts_on_lengths_come_close_together() -> None:
+    units = sft_conversations(replace(SMALL, rehearsed=0.25, length_rows=80))
+    rows = [row[0]["content"] for row in flat(units)]
+    lengths = [i for i, p in enumerate(rows) if p.startswith(("Judge: shorter", "Judge: longer"))]
+    assert len(rows) == 320 + 32 + 80 and len(lengths) == 80
+    # 240 demonstrations, then 60 of these verdicts among a quarter of the other 96 units.
+    assert lengths[0] >= 240 and lengths[59] < 240 + 60 + 48
 
 
 def test_ptx_rows_are_verdicts_and_open_answers_only() -> None:

@@ -16,6 +16,9 @@ from rl.types import ConjointError, Task, derive_seed
 
 __all__ = ["EVERY_KIND", "KINDS", "Criterion", "Rubric", "load_rubrics", "rubrics_for"]
 
+DEFAULT_RUBRICS = ("clarity", "fluency", "grounded", "no_praise", "no_self_justification")
+"""Of `reward.rubrics`. Nano's critic is shown these in SFT: a judge's question that it never saw
+is answered by position."""
 TASK_KEY = "rubrics"
 """Where a task's row (its `meta`) names or holds rubrics of its own."""
 

@@ -8,6 +8,7 @@ from rewards.base import RewardContext, RewardFn
 from rewards.code import CodeRewardConfig
 from rewards.combine import guarded
 from rewards.instructions import InstructionsConfig
+from rewards.rubrics import DEFAULT_RUBRICS
 from rl.calibration import calibration_score
 from rl.types import Group, Status, Trajectory
 
@@ -31,15 +32,7 @@ class RewardConfig:
     weights: dict[str, float] = field(default_factory=dict)
     """Weight of a reward where a kind has several; 1 where it is not named. `calibration` is that
     of stated confidences (`tasks.KIND.confidence`); 0 measures them without paying them."""
-    rubrics: list[str] = field(
-        default_factory=lambda: [
-            "clarity",
-            "fluency",
-            "grounded",
-            "no_praise",
-            "no_self_justification",
-        ]
-    )
+    rubrics: list[str] = field(default_factory=lambda: list(DEFAULT_RUBRICS))
     """Rubrics of the judge: shipped names or paths of YAML files. [] turns the rubric reward off,
     and kinds that have no other reward leave the mixture."""
     code: CodeRewardConfig = field(default_factory=CodeRewardConfig)

@@ -28,7 +28,7 @@ from envs.sources.nano import (
 )
 from rewards.judge import JudgeConfig
 from rewards.rubric import Rubric
-from rewards.rubrics import find_rubric, load_rubrics
+from rewards.rubrics import DEFAULT_RUBRICS, find_rubric, load_rubrics
 from rl.nano import NanoConfig, build_model, build_tokenizer, save_policy
 from rl.preferences import (
     Asked,
@@ -43,17 +43,9 @@ from rl.types import ConjointError, Message, Task, derive_seed
 Row = dict[str, list[int]]
 
 JUDGE_TEMPLATE = "compact"
-JUDGE_RUBRICS = (
-    "clarity",
-    "fluency",
-    "grounded",
-    "no_praise",
-    "no_self_justification",
-    "safety",
-)
-"""The rubrics of nano's verdicts on open answers in SFT, asked about together."""
 LENGTH_RUBRICS = ("shorter", "longer")
-"""Two that say the opposite, each asked about alone. Nano's critic knows no other rubrics."""
+"""Two that say the opposite, each asked about alone. Nano's critic knows these and the default
+ones, asked about together as a run does."""
 _JUDGE = JudgeConfig(template=JUDGE_TEMPLATE)
 _WINDOW = 8
 """Batches among which rows are sorted by length."""
@@ -95,8 +87,6 @@ class SftConfig:
     warmup_steps: int = 20
     decay: float = 0.3
     """Share of the steps, the last ones, over which both learning rates fall linearly to 0."""
-    max_seconds: float = 600.0
-    """Training stops after this long, whatever is left of the rows."""
     seed: int = 0
     preferences: PreferenceConfig = field(default_factory=PreferenceConfig)
     model: NanoConfig = field(default_factory=NanoConfig)
@@ -126,10 +116,9 @@ class SftConfig:
         for key in ("rehearsed", "decay"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ConjointError(f"sft.{key} is {getattr(self, key)}; expected 0 to 1")
-        if min(self.muon_lr, self.adam_lr, self.max_seconds) <= 0 or self.warmup_steps < 0:
+        if min(self.muon_lr, self.adam_lr) <= 0 or self.warmup_steps < 0:
             raise ConjointError(
-                "sft.muon_lr, sft.adam_lr and sft.max_seconds must be above 0, "
-                "sft.warmup_steps 0 or more"
+                "sft.muon_lr and sft.adam_lr must be above 0, sft.warmup_steps 0 or more"
             )
 
 
@@ -139,7 +128,7 @@ def judge_conversations(split: str, count: int, seed: int) -> list[Conversation]
     pairs: list[tuple[Task, str, str, list[Rubric]]] = []
     for kind in VERIFIABLE:
         pairs += [(*pair, []) for pair in verifiable_pairs[kind](split, each, seed + 1)]
-    rubrics = load_rubrics(JUDGE_RUBRICS)
+    rubrics = load_rubrics(DEFAULT_RUBRICS)
     pairs += [(*pair, rubrics) for pair in open_pairs(split, each, seed + 1)]
     return [row for pair in pairs for row in both_orders(*pair, _JUDGE)][:count]
 
@@ -350,14 +339,14 @@ def _trainer(cfg: SftConfig, model: Any, tokenizer: Any, rows: list[Row]) -> Any
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         optimizers=(optimizer, schedule),
-        callbacks=[_progress(steps, cfg.max_seconds)],
+        callbacks=[_progress(steps)],
     )
     trainer.remove_callback(PrinterCallback)  # a line of raw figures
     return trainer
 
 
-def _progress(steps: int, max_seconds: float) -> Any:
-    """A callback that draws one rich line and stops the training at its deadline."""
+def _progress(steps: int) -> Any:
+    """A callback that draws one rich line."""
     from rich.progress import Progress, TimeElapsedColumn, TimeRemainingColumn
     from transformers import TrainerCallback
 
@@ -367,15 +356,12 @@ def _progress(steps: int, max_seconds: float) -> Any:
                 *Progress.get_default_columns()[:3], TimeElapsedColumn(), TimeRemainingColumn()
             )
             self.line = self.bar.add_task("SFT of nano", total=steps)
-            self.deadline = 0.0
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.deadline = time.monotonic() + max_seconds
             self.bar.start()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar.update(self.line, completed=state.global_step)
-            control.should_training_stop |= time.monotonic() > self.deadline
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar.stop()
@@ -391,7 +377,7 @@ def nano_key(cfg: SftConfig, asked: Asked | None = None) -> str:
     root = Path(__file__).parents[1]
     digest = hashlib.sha256(json.dumps(asdict(cfg), sort_keys=True).encode())
     files = [root / name for name in _SOURCE_CODE]
-    files += [find_rubric(name) for name in (*JUDGE_RUBRICS, *LENGTH_RUBRICS)]
+    files += [find_rubric(name) for name in (*DEFAULT_RUBRICS, *LENGTH_RUBRICS)]
     if cfg.preferences.path:
         asked = asked or Asked()
         digest.update(f"{asked.judge.template} {asked.judge.max_answer_chars}".encode())

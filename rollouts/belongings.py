@@ -80,9 +80,12 @@ class Belongings:
         self._log = self._log or next(filter(None, map(_log_of, pids)), None)
         return pids
 
-    def reap(self, timeout_s: float = 20.0) -> list[int]:
-        """SIGKILL every process, wait until it has ended, remove the segments. Returns those that
-        did not end in time."""
+    def reap(self, timeout_s: float = 20.0, *, grace_s: float = 0.0) -> list[int]:
+        """SIGKILL every process that has not ended by itself after `grace_s`, wait until it has
+        ended, remove the segments. Returns those that did not end in time."""
+        patience = time.monotonic() + grace_s
+        while self.note() and time.monotonic() < patience:
+            time.sleep(0.02)
         deadline = time.monotonic() + timeout_s
         # Again until none is left: one may have been starting another.
         while (left := self.note()) and time.monotonic() < deadline:

@@ -29,6 +29,8 @@ _LOG = logging.getLogger(__name__)
 _SESSIONS = 65_536
 """How many sessions are remembered, the last used ones."""
 _MAX_BACKOFF_S = 60.0
+_GRACE_S = 3.0
+"""That Ray has to end a worker; one that is stopped takes longer and is killed."""
 
 
 class WorkerDied(Exception):
@@ -272,11 +274,11 @@ class WorkerSet:
                 self.bury(worker, f"its heartbeat failed: {_words(error)}")
 
     async def _remove(self, worker: EngineWorker) -> None:
-        # Ray is told first, or it tells the user of a worker that died; what the worker holds can
-        # be seen only before.
+        # What it holds can be seen only now. Ray is let end it, or it tells the user of a worker
+        # that died.
         await asyncio.to_thread(worker.belongings.note)
         worker.kill()
-        await asyncio.to_thread(worker.belongings.reap)
+        await asyncio.to_thread(worker.belongings.reap, grace_s=_GRACE_S)
 
     async def close(self) -> None:
         """End every worker and what it started."""

@@ -14,7 +14,7 @@ from rewards.judge import Judge
 from rewards.judge_prompt import Verdict, judge_messages
 from rewards.pairs import PairVerdict, choose_pairs
 from rewards.rubric import Rubric
-from rewards.rubrics import load_rubrics, rubrics_for
+from rewards.rubrics import DEFAULT_RUBRICS, load_rubrics, rubrics_for
 from rl.data_tools.supervised import say
 from rl.interrupt import Interrupt
 from rl.judging import check_judge, judge_endpoint
@@ -22,7 +22,7 @@ from rl.policy import check_model
 from rl.rubric.config import JudgedConfig, is_nano
 from rl.rubric.meter import Meter
 from rl.rubric.rows import Answers
-from rl.sft import JUDGE_RUBRICS, LENGTH_RUBRICS
+from rl.sft import LENGTH_RUBRICS
 from rl.types import ConjointError, StopRun, Task, derive_seed
 from rollouts.chat import ChatPolicy
 
@@ -173,7 +173,7 @@ def unknown_to_nano(cfg: JudgedConfig, rubrics: Sequence[Rubric]) -> list[str]:
     """A warning where nano judges by rubrics that its SFT never showed it."""
     if cfg.judge.endpoint or not is_nano(cfg.model):
         return []
-    names = (*JUDGE_RUBRICS, *LENGTH_RUBRICS)
+    names = (*DEFAULT_RUBRICS, *LENGTH_RUBRICS)
     known = {rubric.short for rubric in load_rubrics(names)}
     new = sorted({rubric.name for rubric in rubrics if rubric.short not in known})
     if not new:

@@ -98,7 +98,7 @@ class FakeBelongings:
     def note(self) -> list[int]:
         return []
 
-    def reap(self, timeout_s: float = 0) -> list[int]:
+    def reap(self, timeout_s: float = 0, *, grace_s: float = 0) -> list[int]:
         self.reaped += 1
         return []
 

@@ -10,12 +10,11 @@ import pytest
 from rewards.base import RewardContext
 from rewards.judge import Judge, JudgeConfig, rubric_reward
 from rewards.judge_prompt import verdict_text
-from rewards.rubrics import load_rubrics
+from rewards.rubrics import DEFAULT_RUBRICS, load_rubrics
 from rl.rubric.config import PreviewConfig, load_as
 from rl.rubric.judging import by_group, judge_pairs, unknown_to_nano, win_rates
 from rl.rubric.rows import read_answers
 from rl.run_folder import read_jsonl
-from rl.sft import JUDGE_RUBRICS
 from rl.types import ConjointError, Group, Message, Status, Trajectory
 from tests.fakes import ScriptedChat
 from tests.rl.rubric.conftest import Bench, answers_in_turn, prefers
@@ -200,7 +199,7 @@ def test_nanos_critic_is_said_to_know_only_its_rubrics():
     nano = load_as(PreviewConfig, ["clarity", "model=nano"])
     (said,) = unknown_to_nano(nano, load_rubrics(["clarity", "calibrated"]))
     assert "what it says of calibrated is chance" in said and "clarity" in said
-    assert unknown_to_nano(nano, load_rubrics(JUDGE_RUBRICS)) == []
+    assert unknown_to_nano(nano, load_rubrics(DEFAULT_RUBRICS)) == []
     other = load_as(PreviewConfig, ["clarity", "model=smollm2-135m"])
     assert unknown_to_nano(other, load_rubrics(["calibrated"])) == []
 

@@ -79,7 +79,7 @@ class Rig:
     def launch(
         folder: Path, noise: float, vocab: int, max_tokens: int, *, engines: int = 1, **vllm: Any
     ) -> "Rig":
-        cfg = RolloutConfig(max_tokens=max_tokens, max_model_len=256, engines=engines, vllm=vllm)
+        cfg = RolloutConfig(max_tokens=max_tokens, max_model_len=512, engines=engines, vllm=vllm)
         engine = VllmEngine.launch(str(folder), cfg, 0, "shm")
         sender = SharedMemorySender(buffer_path(folder.name))
         rig = Rig(engine, Versions(folder, noise), sender, vocab, max_tokens)
@@ -205,7 +205,7 @@ async def rigs(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rigs]:
         patch.setitem(ACTORS, "vllm", WatchedActor)
         made = {
             "tied": Rig.launch(
-                tiny(folder / "tied", tied=True), 0.5, 256, 160, engines=2, **endless
+                tiny(folder / "tied", tied=True), 0.5, 256, 400, engines=2, **endless
             ),
             "untied": Rig.launch(
                 tiny(folder / "untied", tied=False), 0.5, 256, 160, **endless, **small

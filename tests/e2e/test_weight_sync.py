@@ -24,7 +24,7 @@ def tiny(folder: Path, *, tied: bool) -> Path:
         folder,
         **shape,
         vocab_size=256,
-        max_position_embeddings=256,
+        max_position_embeddings=512,
         initializer_range=0.02,
         tie_word_embeddings=tied,
         eos_token_id=END,

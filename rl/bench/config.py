@@ -117,10 +117,21 @@ class BenchConfig:
             )
 
 
-def judged(
-    name: str, value: float, targets: Mapping[str, float], runs: dict[str, list[float]]
-) -> dict[str, Any]:
-    """One entry of the file: the value, its target, whether it is met, and every raw figure."""
-    target = targets[name]
-    met = value <= target if name in AT_MOST else value >= target
-    return {"value": value, "target": target, "met": met, "runs": [runs]}
+Runs = dict[str, list[float]]
+"""Variant -> what was measured in each round."""
+Figures = dict[str, tuple[float, Runs]]
+"""Name -> the value and what it comes from."""
+
+
+def judged(figures: Figures, targets: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    """The figures that have a target, as the file holds them: {NAME: {value, target, met, runs}}"""
+    return {
+        name: {
+            "value": value,
+            "target": targets[name],
+            "met": value <= targets[name] if name in AT_MOST else value >= targets[name],
+            "runs": [runs],
+        }
+        for name, (value, runs) in figures.items()
+        if name in targets
+    }

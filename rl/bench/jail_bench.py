@@ -14,11 +14,8 @@ from typing import Any
 
 from rewards.sandbox.base import Ended, Program, SandboxConfig, SandboxUnavailable
 from rewards.sandbox.jail import LocalJail
-from rl.bench.config import BenchConfig
+from rl.bench.config import BenchConfig, Figures, Runs
 from rl.types import ConjointError
-
-Runs = dict[str, list[float]]
-Figures = dict[str, tuple[float, Runs]]
 
 _PROGRAM = Program("print(int(input()) * 2)", b"21\n")
 _VARIANTS = {

@@ -18,12 +18,12 @@ from rewards.base import RewardContext
 from rewards.judge import Judge, rubric_reward
 from rewards.judge_prompt import judge_messages
 from rewards.rubrics import load_rubrics
-from rl.bench.config import judged
+from rl.bench.config import Figures, judged
 from rl.bench.joint import open_quarter
 from rl.bench.ours import Ours, forced
 from rl.bench.prefix import Recorder, shared_tokens
 from rl.bench.rollout_bench import bench_model, check_cpu
-from rl.bench.rollout_parts import WARM_TOKENS, Figures, interleaved, ratio
+from rl.bench.rollout_parts import WARM_TOKENS, interleaved, ratio
 from rl.config import Config
 from rl.ray_start import start_ray
 from rl.types import ConjointError, Group, Task
@@ -37,11 +37,7 @@ def measure(cfg: Config) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="conjoint-bench-") as workdir:
         figures, setting = asyncio.run(_measure(cfg, Path(workdir)))
     return {
-        "ratios": {
-            name: judged(name, value, cfg.bench.targets, runs)
-            for name, (value, runs) in figures.items()
-            if name in cfg.bench.targets
-        },
+        "ratios": judged(figures, cfg.bench.targets),
         "setting": setting,
     }
 

@@ -53,11 +53,7 @@ def measure(cfg: Config) -> dict[str, Any]:
     }
     rates = {name: trained / median(runs) for name, runs in steps.items()}
     return {
-        "ratios": {
-            name: judged(name, value, bench.targets, runs)
-            for name, (value, runs) in values.items()
-            if name in bench.targets
-        },
+        "ratios": judged(values, bench.targets),
         "setting": {
             "model": bench.model,
             "lengths": bench.rows or "drawn",

@@ -25,10 +25,6 @@ def measure(cfg: Config) -> dict[str, Any]:
         "math_slowest_s": (found["slowest_s"], {"answers": [float(found["answers"])]}),
     }
     return {
-        "ratios": {
-            name: judged(name, value, cfg.bench.targets, runs)
-            for name, (value, runs) in figures.items()
-            if name in cfg.bench.targets
-        },
+        "ratios": judged(figures, cfg.bench.targets),
         "setting": setting,
     }

@@ -9,10 +9,10 @@ from typing import Any
 import ray
 
 from rl.bench.child import Child
-from rl.bench.config import judged
+from rl.bench.config import Figures, judged
 from rl.bench.ours import Ours, forced
 from rl.bench.prefix import longest_judge_prompt
-from rl.bench.rollout_parts import PARTS, Figures, ask
+from rl.bench.rollout_parts import PARTS, ask
 from rl.config import Config
 from rl.models import SMOLLM2, resolve_model
 from rl.policy import policy_folder
@@ -34,11 +34,7 @@ def measure(cfg: Config) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="conjoint-bench-") as workdir:
         figures, setting = asyncio.run(_measure(cfg, Path(workdir)))
     return {
-        "ratios": {
-            name: judged(name, value, cfg.bench.targets, runs)
-            for name, (value, runs) in figures.items()
-            if name in cfg.bench.targets
-        },
+        "ratios": judged(figures, cfg.bench.targets),
         "setting": setting,
     }
 

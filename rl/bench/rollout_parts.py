@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 
 from rl.bench.child import Child
+from rl.bench.config import Figures, Runs
 from rl.bench.joint import floor_seconds, questions
 from rl.bench.ours import Ours, vocabulary
 from rl.bench.prefix import Recorder, cacheable_tokens, judge_group
 from rl.shape import BY_TOKENS, ModelShape
 from rl.types import ConjointError, derive_seed
 
-Runs = dict[str, list[float]]
-Figures = dict[str, tuple[float, Runs]]
 WARM_TOKENS = 4
 
 

@@ -43,11 +43,7 @@ def measure(cfg: Config) -> dict[str, Any]:
         "occupancy": (filled["4 ahead"][0], filled),
     }
     return {
-        "ratios": {
-            name: judged(name, value, cfg.bench.targets, runs)
-            for name, (value, runs) in figures.items()
-            if name in cfg.bench.targets
-        },
+        "ratios": judged(figures, cfg.bench.targets),
         "setting": {
             "controller_us": f"CPU microseconds of the whole process for an answer, {SLOTS} places "
             "a worker",

@@ -18,6 +18,8 @@ from typing import Any
 from rl.types import StopRun
 
 _TAIL = 2000
+_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What DeepSpeed leaves in the environment of a process that was a rank; the other side is none."""
 
 
 class Child:
@@ -32,7 +34,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, **env},
+            env={**{k: v for k, v in os.environ.items() if k not in _RANK}, **env},
             text=True,
             # Its own group: what the libraries start there ends with it.
             start_new_session=True,

@@ -11,10 +11,10 @@ from rewards.rubrics import Rubric, load_rubrics
 from rl.config import Config
 from rl.console import batch_words
 from rl.memory import memory_words
+from rl.nano_cache import nano_folder
 from rl.policy import check_model
 from rl.ptx import read_rows
 from rl.reward_table import Plugins, load_plugins
-from rl.sft import nano_folder
 from rl.shape import ModelShape
 from rl.tasks import TaskSets, build_tasks, mixture_weights, nano_ptx_rows
 from rl.types import CALIBRATION, ConjointError

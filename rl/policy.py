@@ -33,7 +33,7 @@ async def policy_folder(spec: str, sft: SftConfig, asked: Asked | None = None) -
     folder = check_model(spec)
     if folder is not None:
         return folder
-    from rl.sft import nano_folder
+    from rl.nano_cache import nano_folder
 
     folder = nano_folder(sft, asked)
     if not folder.is_dir():

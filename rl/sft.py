@@ -1,18 +1,13 @@
 """SFT of nano: generated demonstrations and judge verdicts, those of a preference file among them,
 trained with TRL's SFTTrainer.
 
-`nano_policy` builds the policy once and caches it by a hash of the config and of the code that
-makes its data. Importing this file costs nothing: torch and trl load when training starts.
+`rl/nano_cache.py` keeps what comes of it. Importing this file costs nothing: torch and trl load when training starts.
 """
 
-import hashlib
-import json
-import os
-import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,14 +23,13 @@ from envs.sources.nano import (
 )
 from rewards.judge import JudgeConfig
 from rewards.rubric import Rubric
-from rewards.rubrics import DEFAULT_RUBRICS, find_rubric, load_rubrics
+from rewards.rubrics import DEFAULT_RUBRICS, load_rubrics
 from rl.nano import NanoConfig, build_model, build_tokenizer, save_policy
 from rl.preferences import (
     Asked,
     Conversation,
     PreferenceConfig,
     both_orders,
-    check_file,
     read_preferences,
 )
 from rl.types import ConjointError, Message, Task, derive_seed
@@ -49,14 +43,6 @@ ones, asked about together as a run does."""
 _JUDGE = JudgeConfig(template=JUDGE_TEMPLATE)
 _WINDOW = 8
 """Batches among which rows are sorted by length."""
-_SOURCE_CODE = (
-    *(f"envs/sources/{name}.py" for name in ("splits", "words", "arithmetic", "functions")),
-    *(f"envs/sources/{name}.py" for name in ("constraints", "topics", "nano")),
-    *("envs/confidence.py", "rl/nano.py", "rl/sft.py"),
-    *("rl/optim/batched_muon.py", "rewards/judge_prompt.py"),
-    *("rl/preferences.py", "rewards/pairs.py"),
-)
-"""What decides nano beside its config and its rubrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,59 +353,3 @@ def _progress(steps: int) -> Any:
             self.bar.stop()
 
     return ProgressLine()
-
-
-def nano_key(cfg: SftConfig, asked: Asked | None = None) -> str:
-    """A hash of the config and of every file that decides what nano is.
-
-    Raises ConjointError for preferences that are not there.
-    """
-    root = Path(__file__).parents[1]
-    digest = hashlib.sha256(json.dumps(asdict(cfg), sort_keys=True).encode())
-    files = [root / name for name in _SOURCE_CODE]
-    files += [find_rubric(name) for name in (*DEFAULT_RUBRICS, *LENGTH_RUBRICS)]
-    if cfg.preferences.path:
-        asked = asked or Asked()
-        digest.update(f"{asked.judge.template} {asked.judge.max_answer_chars}".encode())
-        files += [check_file(cfg.preferences.path), *map(find_rubric, asked.rubrics)]
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def nano_folder(
-    cfg: SftConfig, asked: Asked | None = None, *, cache_dir: Path | None = None
-) -> Path:
-    """Where the nano of this config is cached; the folder exists once it is built."""
-    home = Path(os.environ.get("CONJOINT_CACHE") or Path.home() / ".cache" / "conjoint")
-    return (cache_dir or home) / f"nano-{nano_key(cfg, asked)}"
-
-
-def nano_policy(
-    cfg: SftConfig | None = None, asked: Asked | None = None, *, cache_dir: Path | None = None
-) -> Path:
-    """The folder of the trained nano: built now if this config was never built here. `asked` is
-    how a run asks its judge, for the preferences.
-
-    Written under a temporary name and renamed, so that an interrupted build leaves nothing behind
-    that looks finished; of two builds at once the first one to finish counts.
-    """
-    cfg = cfg or SftConfig()
-    folder = nano_folder(cfg, asked, cache_dir=cache_dir)
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".nano-", dir=folder.parent))
-    try:
-        measured = train_sft(cfg, temporary, asked)
-        (temporary / "sft.json").write_text(
-            json.dumps({"config": asdict(cfg), **measured}, indent=2) + "\n", encoding="utf-8"
-        )
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder

@@ -14,7 +14,7 @@ def run(overrides: list[str]) -> int:
     # Nano trains on the CPU wherever it is built; else DeepSpeed warns that it found no GPU.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from rl.config import load_config
-    from rl.sft import nano_policy
+    from rl.nano_cache import nano_policy
     from rl.types import ConjointError
 
     cfg = load_config(overrides)

@@ -14,8 +14,9 @@ from envs.confidence import asking, split
 from envs.sources.nano import SOURCES, demonstrations
 from rewards.judge_prompt import judge_messages, parse_verdict
 from rewards.rubrics import load_rubrics
-from rl import sft
+from rl import nano_cache, sft
 from rl.nano import END, ROLES, NanoConfig, build_model, build_tokenizer, save_policy
+from rl.nano_cache import nano_folder, nano_policy
 from rl.optim.batched_muon import MuonAdamW, orthogonalise
 from rl.scoring import RewardConfig
 from rl.sft import (
@@ -25,8 +26,6 @@ from rl.sft import (
     bucketed,
     judge_conversations,
     length_conversations,
-    nano_folder,
-    nano_policy,
     ptx_conversations,
     sft_conversations,
     tokenize,
@@ -199,7 +198,7 @@ def test_a_stated_confidence_tells_nothing_of_the_answer_and_changes_no_other_ro
 
 
 def test_the_way_in_which_a_confidence_is_asked_for_decides_nano() -> None:
-    assert "envs/confidence.py" in sft._SOURCE_CODE
+    assert "envs/confidence.py" in nano_cache._SOURCE_CODE
     assert nano_folder(replace(SMALL, confidence=["math"])) != nano_folder(SMALL)
 
 
@@ -254,7 +253,7 @@ def test_the_policy_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (output / "config.json").write_text("{}")
         return {"seconds": 1.0}
 
-    monkeypatch.setattr(sft, "train_sft", train)
+    monkeypatch.setattr(nano_cache, "train_sft", train)
     folder = nano_policy(SMALL, cache_dir=tmp_path)
     assert (
         nano_policy(SMALL, cache_dir=tmp_path) == folder == nano_folder(SMALL, cache_dir=tmp_path)
@@ -272,7 +271,7 @@ def test_a_build_that_breaks_leaves_nothing(
         (output / "half").write_text("x")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sft, "train_sft", train)
+    monkeypatch.setattr(nano_cache, "train_sft", train)
     with pytest.raises(KeyboardInterrupt):
         nano_policy(SMALL, cache_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -12,11 +12,12 @@ import pytest
 
 from rewards.judge import JudgeConfig
 from rewards.judge_prompt import parse_verdict
-from rl import sft
+from rl import nano_cache
 from rl.config import load_config
+from rl.nano_cache import nano_key
 from rl.policy import _asked_overrides, _overrides
 from rl.preferences import Asked, PreferenceConfig, preference_of, read_preferences
-from rl.sft import SftConfig, nano_key, sft_conversations, sft_rows
+from rl.sft import SftConfig, sft_conversations, sft_rows
 from rl.types import ConjointError
 from scripts.sft import run
 
@@ -247,7 +248,7 @@ def test_the_command_says_what_became_of_the_pairs(
     def train(cfg: SftConfig, output: Path, asked: Asked) -> dict[str, float]:
         return sft_rows(cfg, asked)[2]
 
-    monkeypatch.setattr(sft, "train_sft", train)
+    monkeypatch.setattr(nano_cache, "train_sft", train)
     monkeypatch.setenv("CONJOINT_CACHE", str(tmp_path / "cache"))
     assert run([f"sft.preferences.path={path}", "judge.template=compact"]) == 0
     said = capsys.readouterr().out.splitlines()

@@ -1,7 +1,8 @@
 """SFT of nano: generated demonstrations and judge verdicts, those of a preference file among them,
 trained with TRL's SFTTrainer.
 
-`rl/nano_cache.py` keeps what comes of it. Importing this file costs nothing: torch and trl load when training starts.
+`rl/nano_cache.py` keeps what comes of it. Importing this file costs nothing: torch and trl load
+when training starts.
 """
 
 import tempfile

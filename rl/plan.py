@@ -85,7 +85,7 @@ def _ptx_rows(cfg: Config) -> list[tuple[str, Any]]:
     if not cfg.ptx.enabled:
         return []
     if cfg.ptx.source == "nano":
-        return nano_ptx_rows()
+        return nano_ptx_rows(on_lengths=cfg.sft.length_rows > 0)
     return list(read_rows(Path(cfg.ptx.source)))
 
 

@@ -62,9 +62,11 @@ class SftConfig:
     drawn by the seed, whatever the answer: nano learns the form and nothing to say in it."""
     judge_rows: int = 3000
     """Judge verdicts: they bootstrap the critic, as K2's SFT does. `preferences` are among them."""
-    length_rows: int = 2400
-    """Verdicts on lengths by two opposite rubrics, so that the critic reads by what it is asked."""
-    rehearsed: float = 0.25
+    length_rows: int = 0
+    """Verdicts on lengths by two opposite rubrics, `shorter` and `longer`: 2400, with
+    sft.rehearsed=0.25, make a critic that reads by what it is asked, and cost nano much of its
+    math."""
+    rehearsed: float = 0.15
     """Share of the demonstrations that is shuffled among the verdicts, so that they stay known."""
     batch_size: int = 32
     muon_lr: float = 0.01
@@ -131,14 +133,16 @@ def length_conversations(split: str, count: int, seed: int) -> list[Conversation
     return rows[:count]
 
 
-def ptx_conversations(count: int, seed: int = 0) -> list[Conversation]:
-    """Curated rows of the `ptx` split for the PTX loss: three judge verdicts to one open answer, a
-    fifth of the verdicts on lengths.
+def ptx_conversations(
+    count: int, seed: int = 0, *, on_lengths: bool = False
+) -> list[Conversation]:
+    """Curated rows of the `ptx` split for the PTX loss: three judge verdicts to one open answer; if
+    SFT showed verdicts `on_lengths`, a fifth of the verdicts are such.
 
     They keep the judge and the voice of nano as SFT left them, and teach no verifiable kind.
     """
     chat = -(-count // 4)
-    lengths = (count - chat) // 5
+    lengths = (count - chat) // 5 if on_lengths else 0
     rows = demonstrations["open"]("ptx", chat, seed)
     rows += judge_conversations("ptx", count - chat - lengths, seed)
     rows += length_conversations("ptx", lengths, seed)

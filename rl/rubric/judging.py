@@ -19,7 +19,7 @@ from rl.data_tools.supervised import say
 from rl.interrupt import Interrupt
 from rl.judging import check_judge, judge_endpoint
 from rl.policy import check_model
-from rl.rubric.config import JudgedConfig, is_nano
+from rl.rubric.config import JudgedConfig, is_nano, knows_lengths
 from rl.rubric.meter import Meter
 from rl.rubric.rows import Answers
 from rl.sft import LENGTH_RUBRICS
@@ -173,7 +173,7 @@ def unknown_to_nano(cfg: JudgedConfig, rubrics: Sequence[Rubric]) -> list[str]:
     """A warning where nano judges by rubrics that its SFT never showed it."""
     if cfg.judge.endpoint or not is_nano(cfg.model):
         return []
-    names = (*DEFAULT_RUBRICS, *LENGTH_RUBRICS)
+    names = (*DEFAULT_RUBRICS, *(LENGTH_RUBRICS if knows_lengths(cfg.model) else ()))
     known = {rubric.short for rubric in load_rubrics(names)}
     new = sorted({rubric.name for rubric in rubrics if rubric.short not in known})
     if not new:

@@ -26,11 +26,15 @@ def test_nano_answers_and_judges_by_a_rubric_of_its_own_and_by_a_strange_one(tmp
 
 
 def test_two_opposite_rubrics_of_its_sft_turn_nanos_verdict(tmp_path: Path):
-    """Pairs of held-out prompts, drawn with a seed that no setting was chosen on."""
+    """A nano whose SFT had verdicts by both; pairs of held-out prompts, drawn with a seed that no
+    setting was chosen on."""
+    built = conjoint("sft", "sft.length_rows=2400", "sft.rehearsed=0.25", cwd=tmp_path)
+    assert built.code == 0, built.output
+    nano = built.output.strip().splitlines()[-1]
     pairs = length_pairs("heldout", 120, seed=11)
     rows = [{"prompt": t.prompt, "response_a": a, "response_b": b} for t, a, b in pairs]
     write_jsonl(tmp_path / "pairs.jsonl", rows)
-    keys = ["model=nano", "input=pairs.jsonl", "output=out"]
+    keys = [f"model={nano}", "input=pairs.jsonl", "output=out"]
     ended = conjoint("rubric", "diff", "shorter", "longer", *keys, cwd=tmp_path)
     assert ended.code == 0, ended.output
     assert "is chance" not in ended.output, "nano knows both"

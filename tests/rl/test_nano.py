@@ -218,6 +218,10 @@ def test_ptx_rows_are_verdicts_and_open_answers_only() -> None:
     assert len(rows) == 80
     assert len(judged) == 60
     assert {r[0]["content"] for r in rows if r not in judged} == opened
+    lengths = ("Judge: shorter", "Judge: longer")
+    assert not any(r[0]["content"].startswith(lengths) for r in rows)
+    with_them = ptx_conversations(80, on_lengths=True)
+    assert sum(r[0]["content"].startswith(lengths) for r in with_them) == 12
 
 
 @pytest.mark.parametrize(

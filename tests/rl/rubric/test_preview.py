@@ -15,6 +15,7 @@ from rl.rubric.config import PreviewConfig, load_as
 from rl.rubric.judging import by_group, judge_pairs, unknown_to_nano, win_rates
 from rl.rubric.rows import read_answers
 from rl.run_folder import read_jsonl
+from rl.sft import LENGTH_RUBRICS
 from rl.types import ConjointError, Group, Message, Status, Trajectory
 from tests.fakes import ScriptedChat
 from tests.rl.rubric.conftest import Bench, answers_in_turn, prefers
@@ -200,8 +201,18 @@ def test_nanos_critic_is_said_to_know_only_its_rubrics():
     (said,) = unknown_to_nano(nano, load_rubrics(["clarity", "calibrated"]))
     assert "what it says of calibrated is chance" in said and "clarity" in said
     assert unknown_to_nano(nano, load_rubrics(DEFAULT_RUBRICS)) == []
+    assert unknown_to_nano(nano, load_rubrics(LENGTH_RUBRICS))
     other = load_as(PreviewConfig, ["clarity", "model=smollm2-135m"])
     assert unknown_to_nano(other, load_rubrics(["calibrated"])) == []
+
+
+def test_a_nano_whose_sft_had_verdicts_on_lengths_knows_both_rubrics(tmp_path: Path):
+    shape = {"hidden_size": 128, "vocab_size": 768}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    cfg = load_as(PreviewConfig, ["shorter", f"model={tmp_path}"])
+    for rows, unknown in ((2400, False), (0, True)):
+        (tmp_path / "sft.json").write_text(json.dumps({"config": {"length_rows": rows}}))
+        assert bool(unknown_to_nano(cfg, load_rubrics(LENGTH_RUBRICS))) == unknown
 
 
 # -- mistakes ------------------------------------------------------------------------------------

@@ -191,14 +191,24 @@ def calibration_change(
     """end - start of brier, ece, auroc and accuracy on the tasks that both have, with paired
     bootstrap intervals over tasks; None if they have none in common. A figure that cannot be had
     (AUROC where all are right) is left out."""
-    tasks = sorted(start.keys() & end.keys())
+    return pooled_calibration_change([(start, end)])
+
+
+def pooled_calibration_change(
+    runs: Sequence[tuple[Mapping[str, Pair], Mapping[str, Pair]]],
+) -> dict[str, Interval] | None:
+    """The same of several (start, end), such as seeds: each figure is of all answers of a side
+    together, on the tasks that every side has. The task is what is resampled."""
+    tasks = sorted(set[str].intersection(*(set(side) for run in runs for side in run)))
     if not tasks:
         return None
-    both = np.array([(*start[task], *end[task]) for task in tasks], dtype=float)
+    both = np.array([[q for run in runs for side in run for q in side[t]] for t in tasks])
     distinct, times = np.unique(both, axis=0, return_counts=True)
     # The first row is the data as it is, the others are bootstrap samples of it.
-    counts = np.vstack([times, resampled_counts(times)])
-    first, last = (_figures(counts, *distinct[:, i : i + 2].T) for i in (0, 2))
+    counts = np.tile(np.vstack([times, resampled_counts(times)]), len(runs))
+    # [distinct, run, side, (confidence, correct)] -> [side, (confidence, correct), run x distinct]
+    columns = distinct.reshape(-1, len(runs), 2, 2).transpose(2, 3, 1, 0).reshape(2, 2, -1)
+    first, last = (_figures(counts, *side) for side in columns)
     changes = {name: last[name] - first[name] for name in first}
     return {
         name: bootstrap_interval(float(values[0]), values[1:], len(tasks))

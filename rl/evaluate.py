@@ -6,7 +6,7 @@ that could not be graded has no score and is counted.
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -40,15 +40,24 @@ class EvalConfig:
     """Fixed over the run, whatever the training schedule does."""
     greedy: bool = True
     """Evaluate at temperature 0 too."""
+    open_tasks: int = 0
+    """Held-out tasks of each kind that only a judge grades. Their answers are kept in
+    eval/open_TAG.jsonl, ungraded; `conjoint compare` reads them."""
     judge_pairs: int = 512
     """Fixed (correct, incorrect) pairs that the judge is tested on, both orders, and the most pairs
     for its self-preference; 0 turns both off."""
+    pairs: str = ""
+    """A .jsonl or .parquet file of such pairs (prompt, chosen, rejected), as `conjoint data pairs`
+    writes it; "" takes generated ones, of the built-in sources of the run's kinds."""
     every: int = 0
     """Steps between evaluations besides start and end; 0: only those two."""
 
     def validate(self) -> None:
-        if min(self.tasks, self.judge_pairs, self.every) < 0:
-            raise ConjointError("eval.tasks, eval.judge_pairs and eval.every must be 0 or more")
+        for key in ("tasks", "open_tasks", "judge_pairs", "every"):
+            if getattr(self, key) < 0:
+                raise ConjointError(f"eval.{key}={getattr(self, key)} must be 0 or more")
+        if self.pairs and not self.judge_pairs:
+            raise ConjointError("eval.pairs has no effect with eval.judge_pairs=0; raise it")
         if self.temperature <= 0:
             raise ConjointError(
                 f"eval.temperature={self.temperature} must be above 0; "
@@ -81,6 +90,7 @@ class Evaluator:
         """`context` asks the policy; `snapshot` asks who may be replaced by it as judge."""
         self._cfg = cfg
         self._tasks = [task for kind in tasks.heldout.values() for task in kind]
+        self._open = tasks.open
         self._pairs = tasks.judge_pairs
         self._collector = collector
         self._scorer = scorer
@@ -90,14 +100,17 @@ class Evaluator:
         self._snapshot = snapshot
 
     async def evaluate(self, tag: str, start: Sequence[Mapping[str, Any]] = ()) -> Evaluation:
-        """The current policy's answers (files TAG and TAG_greedy) and what it is worth as a judge
-        (judge_TAG, judge_self_TAG; judge_snapshot_TAG of the snapshot). `start`: the rows of file
-        start."""
+        """The current policy's answers (files TAG, TAG_greedy and open_TAG) and what it is worth
+        as a judge (judge_TAG, judge_self_TAG; judge_snapshot_TAG of the snapshot). `start`: the
+        rows of file start."""
         found: dict[str, list[dict[str, Any]]] = {}
         if self._tasks:
             found[tag] = await self._measure(self._cfg.temperature)
             if self._cfg.greedy:
                 found[f"{tag}_greedy"] = await self._measure(0.0)
+        if self._open:
+            groups = [group async for group in self._answered(self._open, self._cfg.temperature)]
+            found[f"open_{tag}"] = _rows(groups)
         if not self._pairs:
             return Evaluation(found, {})
         proven = await ask_pairs(self._judge, self._pairs, self._context)
@@ -134,17 +147,17 @@ class Evaluator:
         return draw.sample(pairs, min(len(pairs), self._cfg.judge_pairs))
 
     async def _measure(self, temperature: float) -> list[dict[str, Any]]:
+        scoring = [
+            asyncio.create_task(self._scorer.score(group, 0))
+            async for group in self._answered(self._tasks, temperature)
+        ]
+        return _rows(await asyncio.gather(*scoring))
+
+    def _answered(self, tasks: Sequence[Task], temperature: float) -> AsyncIterator[Group]:
         def limits(task: Task) -> EpisodeLimits:
             return replace(self._limits(task), temperature=temperature)
 
-        scoring = [
-            asyncio.create_task(self._scorer.score(group, 0))
-            async for group in self._collector.stream(
-                self._tasks, 1, limits, tag="eval", tasks_a_session=TASKS_A_SESSION
-            )
-        ]
-        groups = await asyncio.gather(*scoring)
-        return [_row(group) for group in sorted(groups, key=lambda g: g.index)]
+        return self._collector.stream(tasks, 1, limits, tag="eval", tasks_a_session=TASKS_A_SESSION)
 
 
 def _judge_row(pair: AskedPair, kind: str) -> dict[str, Any]:
@@ -152,6 +165,8 @@ def _judge_row(pair: AskedPair, kind: str) -> dict[str, Any]:
         "task_id": pair.task.id,
         "kind": kind,
         "source": pair.task.kind,
+        "a": pair.a,
+        "b": pair.b,
         "score": pair.score,
         "said": pair.said,
     }
@@ -164,6 +179,10 @@ def heldout_mean(rows: Sequence[Mapping[str, Any]]) -> float | None:
         if row["score"] is not None:
             scores.setdefault(row["kind"], []).append(row["score"])
     return fmean(map(fmean, scores.values())) if scores else None
+
+
+def _rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    return [_row(group) for group in sorted(groups, key=lambda g: g.index)]
 
 
 def _row(group: Group) -> dict[str, Any]:

@@ -71,7 +71,8 @@ def prepare(cfg: Config) -> Plan:
         raise ConjointError(
             "judge.policy=promoted compares critics on held-out verifiable pairs, and there are "
             "none: eval.judge_pairs come from the built-in sources of "
-            f"{', '.join(VERIFIABLE)}; add one of these kinds or take judge.policy=frozen"
+            f"{', '.join(VERIFIABLE)}; add one of these kinds, name eval.pairs=FILE, or take "
+            "judge.policy=frozen"
         )
     agents = {
         kind: load_agent(task.agent, f"tasks.{kind}.agent")

@@ -7,7 +7,7 @@ Rows are those of TRL: `prompt`, `chosen` and `rejected`, each a text or a list 
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,6 +22,7 @@ from rl.types import ConjointError, Message, Task, derive_seed
 Conversation = list[Message]
 _SIDES = ("chosen", "rejected")
 _HALF = 0.5
+KEY = "sft.preferences.path"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +84,34 @@ def both_orders(
     return orders
 
 
-def check_file(path: str) -> Path:
-    """The file of pairs. Raises ConjointError if there is none."""
+def check_file(path: str, key: str = KEY) -> Path:
+    """The file of pairs that `key` names. Raises ConjointError if there is none."""
     file = Path(path).expanduser()
     try:
         open_rows(file)
     except ConjointError as error:
-        raise ConjointError(f"sft.preferences.path: {error}") from error
+        raise ConjointError(f"{key}: {error}") from error
     return file
+
+
+def read_pairs(path: str, key: str) -> list[tuple[Task, str, str]]:
+    """Every (task, better answer, worse answer) of a file; a row may name the `kind` of its task.
+    Raises ConjointError naming `key`, file and line."""
+    file = check_file(path, key)
+    where, rows = open_rows(file)
+    found = []
+    for number, row in rows:
+        try:
+            task, better, worse = preference_of(row)
+            if is_blank(better) or is_blank(worse) or same(better, worse):
+                raise ValueError("fields 'chosen' and 'rejected' are alike, or one is blank")
+            found.append((replace(task, kind=str(row.get("kind") or task.kind)), better, worse))
+        except ValueError as error:
+            reason = str(error).rstrip(".")
+            raise ConjointError(f"{key}: {file} {where} {number}: {reason}.") from error
+    if not found:
+        raise ConjointError(f"{key}: {file} holds no pairs")
+    return found
 
 
 def read_preferences(path: str, asked: Asked, seed: int) -> Preferences:

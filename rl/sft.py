@@ -133,9 +133,7 @@ def length_conversations(split: str, count: int, seed: int) -> list[Conversation
     return rows[:count]
 
 
-def ptx_conversations(
-    count: int, seed: int = 0, *, on_lengths: bool = False
-) -> list[Conversation]:
+def ptx_conversations(count: int, seed: int = 0, *, on_lengths: bool = False) -> list[Conversation]:
     """Curated rows of the `ptx` split for the PTX loss: three judge verdicts to one open answer; if
     SFT showed verdicts `on_lengths`, a fifth of the verdicts are such.
 

@@ -16,6 +16,7 @@ from rewards.sandbox import backend, languages
 from rewards.sandbox.base import SandboxConfig
 from rewards.sandbox.jail import tier_here
 from rl.config import Config, TaskConfig
+from rl.preferences import read_pairs
 from rl.sft import ptx_conversations
 from rl.types import ConjointError, Task
 
@@ -52,6 +53,8 @@ class TaskSets:
     mixture: Mixture
     heldout: dict[str, list[Task]]
     """By kind; only kinds that a verifier grades."""
+    open: list[Task]
+    """Held-out tasks of the other kinds."""
     judge_pairs: list[tuple[Task, str, str]]
     """(task, right answer, wrong answer)."""
     first: dict[str, Task]
@@ -62,14 +65,22 @@ def build_tasks(cfg: Config) -> TaskSets:
     """Open every source. Raises ConjointError for a file or row that cannot be used."""
     sources: dict[str, Source] = {}
     heldout: dict[str, list[Task]] = {}
+    unverified: list[Task] = []
     for kind, task in cfg.kinds.items():
         sources[kind], apart = _split(cfg, kind, task)
-        if not cfg.reward.only_rubric(kind) and apart is not None and cfg.eval.tasks:
-            count = cfg.eval.tasks if task.path is None else min(cfg.eval.tasks, task.heldout)
-            heldout[kind] = [apart.task(i) for i in range(count)]
+        judged = cfg.reward.only_rubric(kind)
+        count = cfg.eval.open_tasks if judged else cfg.eval.tasks
+        if apart is None or not count:
+            continue
+        count = count if task.path is None else min(count, task.heldout)
+        found = [apart.task(i) for i in range(count)]
+        if judged:
+            unverified += found
+        else:
+            heldout[kind] = found
     mixture = Mixture(sources, MixtureConfig(mixture_weights(cfg)), cfg.seed)
     first = {kind: source.task(0) for kind, source in sources.items()}
-    return TaskSets(mixture, heldout, _judge_pairs(cfg), first)
+    return TaskSets(mixture, heldout, unverified, _judge_pairs(cfg), first)
 
 
 def mixture_weights(cfg: Config) -> dict[str, float]:
@@ -140,6 +151,8 @@ def _gym(cfg: Config, kind: str, task: TaskConfig, split: str) -> GymSource:
 
 
 def _judge_pairs(cfg: Config) -> list[tuple[Task, str, str]]:
+    if cfg.eval.pairs:
+        return read_pairs(cfg.eval.pairs, "eval.pairs")[: cfg.eval.judge_pairs]
     kinds = [kind for kind in VERIFIABLE if kind in cfg.kinds and cfg.tasks[kind].path is None]
     each = cfg.eval.judge_pairs // max(1, len(kinds))
     return [p for kind in kinds for p in verifiable_pairs[kind]("heldout", each, cfg.eval.seed)]

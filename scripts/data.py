@@ -5,7 +5,7 @@ import sys
 
 from rl.types import ConjointError
 
-SUBVERBS = ("difficulty", "guessable", "decontaminate", "validate", "evolve")
+SUBVERBS = ("difficulty", "guessable", "decontaminate", "validate", "evolve", "pairs")
 """Each is rl/data_tools/NAME.py with a function `run(overrides) -> exit code`."""
 
 

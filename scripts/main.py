@@ -87,7 +87,8 @@ def grade(
 @app.command()
 def data(
     subverb: Annotated[
-        str, typer.Argument(help="difficulty, guessable, decontaminate, validate or evolve.")
+        str,
+        typer.Argument(help="difficulty, guessable, decontaminate, validate, evolve or pairs."),
     ],
     overrides: Overrides = None,
 ) -> None:
@@ -126,6 +127,20 @@ def report(
 ) -> None:
     """Rebuild report.html from the files of a run folder."""
     _dispatch("report", run_dir)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of ended runs, such as two seeds.")],
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="A run to compare with instead of the start; once for each run."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="A .jsonl file for the figures.")] = None,
+) -> None:
+    """What changed on the held-out tasks, with intervals pooled over runs: from start to end, or
+    between two sets of runs."""
+    _dispatch("compare", runs, against or [], output)
 
 
 @app.command()

@@ -106,6 +106,9 @@ async def _measure(cfg: Config, workdir: Path) -> tuple[Figures, dict[str, Any]]
         ours = await Ours.start(cfg, model, rollout, learner=learner)
         await asyncio.gather(*loading)
         for part in (p for p in PARTS if p in parts):
+            if part in ("prefix", "joint") and "bare" in others:
+                # Its memory: all three sides together leave little of 24 GB.
+                await asyncio.to_thread(others.pop("bare").close)
             found, said = await PARTS[part](ours, others)
             figures |= found
             setting |= said

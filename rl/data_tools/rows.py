@@ -36,12 +36,19 @@ class FilesConfig:
 
 def check_files(source: str, target: str) -> None:
     """Raises ConjointError unless `source` is named and `target` can be a new file."""
-    if not source or not target.endswith(".jsonl"):
+    if not source or Path(target).suffix != ".jsonl":
         raise ConjointError(
             "give input=FILE with the rows (.jsonl or .parquet), and output=FILE (.jsonl) for "
             "those that stay"
         )
+    check_output(target)
+
+
+def check_output(target: str) -> None:
+    """Raises ConjointError unless `target` can be a new file."""
     path = Path(target).expanduser()
+    if path.suffix != ".jsonl":
+        raise ConjointError(f"output={target}: give output=FILE, a new .jsonl file")
     if path.exists():
         raise ConjointError(
             f"output={path}: it exists already and is not overwritten; name another file"

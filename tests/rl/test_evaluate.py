@@ -80,3 +80,15 @@ async def test_without_pairs_nothing_is_asked_of_the_judge(tmp_path: Path):
     system = build(tmp_path / "run", *KEYS, "eval.judge_pairs=0", verifier=always, engine=Vain())
     await train(system)
     assert not logged(system.folder) and not system.folder.eval_of("judge_start").exists()
+
+
+async def test_answers_to_open_tasks_are_kept_and_not_graded(tmp_path: Path):
+    keys = ("eval.open_tasks=3", "eval.judge_pairs=0", "eval.tasks=0", "tasks.open.weight=4")
+    system = build(tmp_path / "run", *KEYS, *keys, verifier=always, engine=Vain())
+    await train(system)
+    start, end = (read_jsonl(system.folder.eval_of(f"open_{tag}")) for tag in ("start", "end"))
+    assert [row["task_id"] for row in start] == [row["task_id"] for row in end]
+    assert len(start) == 3 and {(row["kind"], row["score"]) for row in start} == {("open", None)}
+    assert "v0" in "".join(row["response"] for row in start)
+    assert "v2" in "".join(row["response"] for row in end)
+    assert not system.folder.eval_of("start").exists()

@@ -34,6 +34,34 @@ def test_the_seed_of_the_evaluation_draws_other_held_out_tasks_and_pairs_and_onl
     assert [t.id for t in one.mixture.next(8)] == [t.id for t in other.mixture.next(8)]
 
 
+def test_open_tasks_are_held_out_beside_those_of_a_verifier():
+    assert sets().open == []
+    found = sets("eval.open_tasks=20", "eval.tasks=0")
+    assert {task.kind for task in found.open} == {"open"} and len({t.id for t in found.open}) == 20
+    assert found.heldout == {}
+    assert found.open == sets("eval.open_tasks=20", "seed=5").open
+    trained = {task.id for task in found.mixture.next(400)}
+    assert not trained & {task.id for task in found.open}
+
+
+def test_the_judges_pairs_can_come_from_a_file(tmp_path: Path):
+    file = tmp_path / "pairs.jsonl"
+    rows = [
+        {"kind": "math", "prompt": f"Compute {n}+1.", "chosen": f"{n + 1}", "rejected": f"{n}"}
+        for n in range(40)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = sets(f"eval.pairs={file}").judge_pairs
+    assert len(found) == 30, "the first eval.judge_pairs of them"
+    task, right, wrong = found[2]
+    assert (task.kind, task.prompt, right, wrong) == ("math", "Compute 2+1.", "3", "2")
+    file.write_text(json.dumps({**rows[0], "rejected": " 1 "}) + "\n")
+    with pytest.raises(ConjointError, match=r"eval\.pairs: .*line 1: .*are alike"):
+        sets(f"eval.pairs={file}")
+    with pytest.raises(ConjointError, match=r"eval\.pairs has no effect"):
+        sets(f"eval.pairs={file}", "eval.judge_pairs=0")
+
+
 def test_a_row_with_a_broken_rubric_of_its_own_is_refused_with_its_place(tmp_path: Path):
     rows = tmp_path / "rows.jsonl"
     own = {"intent": "It rhymes.", "criteria": [{"text": "Two lines rhyme."}]}

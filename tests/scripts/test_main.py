@@ -87,7 +87,7 @@ def test_every_data_tool_is_in_the_help_and_an_unknown_one_is_refused():
     for name in SUBVERBS:
         # Every tool refuses a call without files, so it is there and checks before it works.
         result = call("data", name)
-        assert result.exit_code == 2 and "give input=FILE" in result.stderr, name
+        assert result.exit_code == 2 and "output=FILE" in result.stderr, name
     result = call("data", "dedupe")
     assert result.exit_code == 2 and "choose difficulty, guessable, decontaminate" in result.stderr
 

@@ -1,0 +1,180 @@
+"""`conjoint compare`: what changed, on the same held-out tasks, pooled over runs (seeds).
+
+Without other runs, the end of each run against its own start; with them, the end of each run
+against the end of its partner. Refused where the two sides were not measured on the same set.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from rl.calibration import Pair, from_rows, pooled_calibration_change, stated_pairs
+from rl.report.load import Row, RunData, task_scores
+from rl.report.open_check import CHECKS, open_checks, open_score
+from rl.stats import Interval, Scores, pooled_difference
+from rl.types import ConjointError
+
+Rows = Sequence[Row]
+Sides = Sequence[tuple[Rows, Rows]]
+"""(before, after) of each run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One figure: the means before and after, and the change with its 95 % interval over tasks.
+
+    `each` is the change of every run by itself; `set_hash` names what it was measured on.
+    """
+
+    name: str
+    before: float
+    after: float
+    change: Interval
+    each: tuple[float, ...]
+    set_hash: str
+
+
+def compare(runs: Sequence[RunData], against: Sequence[RunData] = ()) -> list[Change]:
+    """Every figure that both sides have. Raises ConjointError where nothing can be compared."""
+    if against and len(against) != len(runs):
+        raise ConjointError(
+            f"{len(runs)} runs against {len(against)}: runs are compared in pairs; give as many"
+        )
+    found: list[Change] = []
+    for tag, words in (("", "accuracy"), ("_greedy", "accuracy, greedy")):
+        found += _by_kind(_sides(runs, against, "{}" + tag), words)
+    found += _by_kind(_sides(runs, against, "{}"), "", _calibration)
+    found += _open(_sides(runs, against, "open_{}"))
+    judged = _sides(runs, against, "judge_{}")
+    if judged:
+        found += [_mean("judge accuracy", judged, task_scores)]
+    if not found:
+        raise ConjointError(
+            "there is nothing to compare: a run needs held-out evaluations (eval.tasks, "
+            "eval.open_tasks or eval.judge_pairs above 0) and must have ended"
+        )
+    return found
+
+
+def set_hash(rows: Rows) -> str:
+    """A hash of what was asked, whatever was answered: tasks, and the answers of a judge's pairs,
+    in any order."""
+    asked = sorted(json.dumps([row["task_id"], row.get("a"), row.get("b")]) for row in rows)
+    return hashlib.sha256("\n".join(asked).encode()).hexdigest()[:12]
+
+
+def _sides(runs: Sequence[RunData], against: Sequence[RunData], name: str) -> Sides:
+    """The rows of both sides of each run; () if no run has them."""
+    before = [
+        run.evals.get(name.format("end" if against else "start"), []) for run in against or runs
+    ]
+    after = [run.evals.get(name.format("end"), []) for run in runs]
+    if not any([*before, *after]):
+        return ()
+    hashes = {set_hash(rows) for rows in (*before, *after)}
+    if len(hashes) > 1:
+        raise ConjointError(
+            f"eval/{name.format('TAG')}.jsonl of {', '.join(str(r.folder.path) for r in runs)} "
+            "are not all of the same tasks; compare ended runs with equal eval.* keys"
+        )
+    return list(zip(before, after, strict=True))
+
+
+def _by_kind(
+    sides: Sides, words: str, change: Callable[[str, Sides], list[Change]] | None = None
+) -> list[Change]:
+    kinds = list(dict.fromkeys(row["kind"] for side in sides for row in side[0]))
+    found: list[Change] = []
+    for kind in kinds:
+        of_kind = [
+            tuple([row for row in rows if row["kind"] == kind] for rows in side) for side in sides
+        ]
+        pairs = [(before, after) for before, after in of_kind]
+        found += change(kind, pairs) if change else [_mean(f"{kind} {words}", pairs, task_scores)]
+    return found
+
+
+def _mean(name: str, sides: Sides, scores: Callable[[Rows], Scores]) -> Change:
+    scored = [(scores(before), scores(after)) for before, after in sides]
+    each = [pooled_difference([pair]).mean for pair in scored]
+    before, after = (fmean(fmean(pair[i].values()) for pair in scored) for i in (0, 1))
+    change = pooled_difference(scored)
+    return Change(name, before, after, change, tuple(each), set_hash(sides[0][0]))
+
+
+def _calibration(kind: str, sides: Sides) -> list[Change]:
+    stated = [(stated_pairs(before), stated_pairs(after)) for before, after in sides]
+    if not all(side for pair in stated for side in pair):
+        return []
+    pooled = pooled_calibration_change(stated) or {}
+    alone = [pooled_calibration_change([pair]) or {} for pair in stated]
+    figures = [[_stated_figures(rows) for rows in side] for side in sides]
+    return [
+        Change(
+            f"{kind} {name}",
+            *(fmean(side[i][name] for side in figures) for i in (0, 1)),
+            change,
+            tuple(one[name].mean for one in alone),
+            set_hash(sides[0][0]),
+        )
+        for name, change in pooled.items()
+        if all(name in one for one in alone)
+    ]
+
+
+def _stated_figures(rows: Rows) -> Mapping[str, Any]:
+    found = from_rows(rows)
+    assert found is not None, "the caller saw stated confidences"
+    return {name: getattr(found, name) for name in ("brier", "ece", "auroc", "accuracy")}
+
+
+def _open(sides: Sides) -> list[Change]:
+    """Answers to open tasks by what can be checked of them (rl/report/open_check.py): the share
+    that an answer passes, how often it beats the other side's, and each check."""
+    if not sides:
+        return []
+    found = [_mean("open checks", sides, _open_scores)]
+    wins = [
+        (dict.fromkeys(_open_scores(after), 0.5), _wins(before, after)) for before, after in sides
+    ]
+    won = pooled_difference(wins)
+    each = tuple(pooled_difference([pair]).mean for pair in wins)
+    found.append(Change("open win rate", 0.5, 0.5 + won.mean, won, each, set_hash(sides[0][0])))
+    for check in CHECKS:
+        found.append(_mean(f"open, {check}", sides, lambda rows, check=check: _passed(rows, check)))
+    return found
+
+
+def _open_scores(rows: Rows) -> Scores:
+    return {row["task_id"]: open_score(row) for row in rows}
+
+
+def _passed(rows: Rows, check: str) -> Scores:
+    return {row["task_id"]: float(open_checks(row)[check]) for row in rows}
+
+
+def _wins(before: Rows, after: Rows) -> Scores:
+    """Task id -> 1 where the later answer passes more checks, 0.5 for as many, 0 for fewer."""
+    first, last = _open_scores(before), _open_scores(after)
+    return {t: 0.5 + 0.5 * ((last[t] > first[t]) - (last[t] < first[t])) for t in last}
+
+
+def as_rows(changes: Sequence[Change]) -> list[dict[str, Pair | Any]]:
+    """Plain values, one mapping a figure."""
+    return [
+        {
+            "figure": c.name,
+            "before": c.before,
+            "after": c.after,
+            "change": c.change.mean,
+            "lo": c.change.lo,
+            "hi": c.change.hi,
+            "tasks": c.change.n,
+            "each": list(c.each),
+            "set": c.set_hash,
+        }
+        for c in changes
+    ]

@@ -188,7 +188,7 @@ def stated_pairs(rows: Iterable[Mapping[str, Any]]) -> dict[str, Pair]:
 def calibration_change(
     start: Mapping[str, Pair], end: Mapping[str, Pair]
 ) -> dict[str, Interval] | None:
-    """end - start of brier, ece, auroc and accuracy on the tasks that both have, with paired
+    """end - start of brier, constant_brier, ece, auroc and accuracy on the tasks that both have, with paired
     bootstrap intervals over tasks; None if they have none in common. A figure that cannot be had
     (AUROC where all are right) is left out."""
     return pooled_calibration_change([(start, end)])
@@ -222,11 +222,13 @@ def _figures(counts: np.ndarray, q: np.ndarray, c: np.ndarray) -> dict[str, np.n
     n = counts.sum(axis=1)
     gaps = np.zeros((len(q), BINS))
     gaps[np.arange(len(q)), _bin_of(q)] = q - c
+    accuracy = counts @ c / n
     return {
         "brier": counts @ (q - c) ** 2 / n,
+        "constant_brier": accuracy * (1 - accuracy),
         "ece": np.abs(counts @ gaps).sum(axis=1) / n,
         "auroc": _aurocs(counts, q, c),
-        "accuracy": counts @ c / n,
+        "accuracy": accuracy,
     }
 
 

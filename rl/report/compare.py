@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from rl.calibration import Pair, from_rows, pooled_calibration_change, stated_pairs
+from rl.calibration import from_rows, pooled_calibration_change, stated_pairs
 from rl.report.load import Row, RunData, task_scores
 from rl.report.open_check import CHECKS, open_checks, open_score
 from rl.stats import Interval, Scores, pooled_difference
 from rl.types import ConjointError
+
+_STATED = ("brier", "constant_brier", "ece", "auroc", "accuracy")
 
 Rows = Sequence[Row]
 Sides = Sequence[tuple[Rows, Rows]]
@@ -111,11 +113,12 @@ def _calibration(kind: str, sides: Sides) -> list[Change]:
         return []
     pooled = pooled_calibration_change(stated) or {}
     alone = [pooled_calibration_change([pair]) or {} for pair in stated]
-    figures = [[_stated_figures(rows) for rows in side] for side in sides]
+    before, after = ([_stated_figures(side[i]) for side in sides] for i in (0, 1))
     return [
         Change(
             f"{kind} {name}",
-            *(fmean(side[i][name] for side in figures) for i in (0, 1)),
+            fmean(figures[name] for figures in before),
+            fmean(figures[name] for figures in after),
             change,
             tuple(one[name].mean for one in alone),
             set_hash(sides[0][0]),
@@ -128,7 +131,7 @@ def _calibration(kind: str, sides: Sides) -> list[Change]:
 def _stated_figures(rows: Rows) -> Mapping[str, Any]:
     found = from_rows(rows)
     assert found is not None, "the caller saw stated confidences"
-    return {name: getattr(found, name) for name in ("brier", "ece", "auroc", "accuracy")}
+    return {name: getattr(found, name) for name in _STATED}
 
 
 def _open(sides: Sides) -> list[Change]:
@@ -162,7 +165,7 @@ def _wins(before: Rows, after: Rows) -> Scores:
     return {t: 0.5 + 0.5 * ((last[t] > first[t]) - (last[t] < first[t])) for t in last}
 
 
-def as_rows(changes: Sequence[Change]) -> list[dict[str, Pair | Any]]:
+def as_rows(changes: Sequence[Change]) -> list[dict[str, Any]]:
     """Plain values, one mapping a figure."""
     return [
         {

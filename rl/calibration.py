@@ -188,9 +188,9 @@ def stated_pairs(rows: Iterable[Mapping[str, Any]]) -> dict[str, Pair]:
 def calibration_change(
     start: Mapping[str, Pair], end: Mapping[str, Pair]
 ) -> dict[str, Interval] | None:
-    """end - start of brier, constant_brier, ece, auroc and accuracy on the tasks that both have, with paired
-    bootstrap intervals over tasks; None if they have none in common. A figure that cannot be had
-    (AUROC where all are right) is left out."""
+    """end - start of brier, constant_brier, ece, auroc and accuracy on the tasks that both have,
+    with paired bootstrap intervals over tasks; None if they have none in common. A figure that
+    cannot be had (AUROC where all are right) is left out."""
     return pooled_calibration_change([(start, end)])
 
 

@@ -8,7 +8,7 @@ curated demonstrations of the other splits (PTX) never do.
 import re
 from random import Random
 
-from envs.sources.splits import Item, Procedural
+from envs.sources.splits import Item, Procedural, pick
 from envs.sources.words import ADJECTIVES, TOPICS
 from rl.types import Task, derive_seed
 
@@ -27,6 +27,17 @@ _SHAPES = (
     "I like the {2} {0}.",
     "There is a {2} {0} by the {1}.",
 )
+
+_FAULTS = {
+    "praise": 2.0,
+    "topic": 1.0,
+    "length": 1.0,
+    "twice": 1.0,
+    "broken": 0.5,
+    "disorder": 1.0,
+    "kind": 1.0,
+}
+"""Of the worse answers that the judge is shown, by weight."""
 
 
 class OpenTopics(Procedural):
@@ -70,10 +81,26 @@ def _sentence(topic: str, rng: Random) -> str:
 
 
 def _worse(topic: str, rng: Random) -> str:
-    """An answer that opens with praise, is about another topic, or goes on too long."""
-    fault = rng.choice(("praise", "praise", "topic", "length"))
+    """An answer with one fault: it opens with praise, is about another topic, goes on too long,
+    says the same twice, breaks off, has its words in disorder, or is of another kind of task. The
+    last four are what a policy drifts to if its judge never saw them (docs/LOG.md)."""
+    good = _sentence(topic, rng)
+    words = good.split()
+    fault = pick(rng, _FAULTS)
     if fault == "praise":
-        return rng.choice(_PRAISE) + _sentence(topic, rng)
+        return rng.choice(_PRAISE) + good
     if fault == "topic":
         return _sentence(rng.choice([t for t in TOPICS if t != topic]), rng)
-    return " ".join(_sentence(topic, rng) for _ in range(3))
+    if fault == "length":
+        return " ".join(_sentence(topic, rng) for _ in range(3))
+    if fault == "twice":
+        noun, adjective = rng.choice(TOPICS[topic]), rng.choice(ADJECTIVES)
+        return rng.choice(_SHAPES[:2]).format(noun, noun, adjective, adjective)
+    if fault == "broken":
+        return " ".join(words[: rng.randint(1, 3)])
+    if fault == "disorder":
+        rng.shuffle(words)
+        return " ".join(words)
+    if rng.random() < 0.5:
+        return " ".join(rng.sample(TOPICS[topic], 3))
+    return rng.choice("-+,=").join(str(rng.randint(0, 9)) for _ in range(rng.randint(1, 3)))

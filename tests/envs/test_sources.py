@@ -95,7 +95,17 @@ def test_the_better_answer_of_an_open_pair_breaks_no_rubric() -> None:
     pairs = open_pairs("heldout", 200)
     assert not any(r.violation(better) for _, better, _ in pairs for r in rubrics)
     praised = [any(r.violation(worse) for r in rubrics) for _, _, worse in pairs]
-    assert 0.3 < sum(praised) / len(praised) < 0.7
+    assert 0.15 < sum(praised) / len(praised) < 0.4
+
+
+def test_the_worse_answers_of_open_pairs_have_every_fault_of_a_policy_that_drifts() -> None:
+    worse = [answer for _, _, answer in open_pairs("heldout", 300)]
+    sentences = [answer for answer in worse if answer.endswith(".")]
+    assert any(re.fullmatch(r"[\d+,=-]+", answer) for answer in worse), "of another kind"
+    assert any(set(answer.split()) <= set(TOPICS["sea"]) for answer in worse), "a list of nouns"
+    assert any(re.fullmatch(r"A (\w+ \w+) and a \1\.", answer) for answer in sentences), "twice"
+    assert any(len(answer.split()) < 3 for answer in worse), "broken off"
+    assert any(answer.count(".") == 3 for answer in sentences), "too long"
 
 
 def test_pairs_of_lengths_differ_in_nothing_but_length() -> None:

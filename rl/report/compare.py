@@ -45,14 +45,16 @@ def compare(runs: Sequence[RunData], against: Sequence[RunData] = ()) -> list[Ch
         raise ConjointError(
             f"{len(runs)} runs against {len(against)}: runs are compared in pairs; give as many"
         )
-    found: list[Change] = []
-    for tag, words in (("", "accuracy"), ("_greedy", "accuracy, greedy")):
-        found += _by_kind(_sides(runs, against, "{}" + tag), words)
-    found += _by_kind(_sides(runs, against, "{}"), "", _calibration)
-    found += _open(_sides(runs, against, "open_{}"))
-    judged = _sides(runs, against, "judge_{}")
-    if judged:
-        found += [_mean("judge accuracy", judged, task_scores)]
+    plain, greedy = (_sides(runs, against, name) for name in ("{}", "{}_greedy"))
+    found = [
+        *_by_kind(plain, lambda kind, sides: _mean(f"{kind} accuracy", sides, task_scores)),
+        *_by_kind(
+            greedy, lambda kind, sides: _mean(f"{kind} accuracy, greedy", sides, task_scores)
+        ),
+        *_by_kind(plain, _calibration),
+        *_open(_sides(runs, against, "open_{}")),
+        *_mean("judge accuracy", _sides(runs, against, "judge_{}"), task_scores),
+    ]
     if not found:
         raise ConjointError(
             "there is nothing to compare: a run needs held-out evaluations (eval.tasks, "
@@ -85,26 +87,23 @@ def _sides(runs: Sequence[RunData], against: Sequence[RunData], name: str) -> Si
     return list(zip(before, after, strict=True))
 
 
-def _by_kind(
-    sides: Sides, words: str, change: Callable[[str, Sides], list[Change]] | None = None
-) -> list[Change]:
-    kinds = list(dict.fromkeys(row["kind"] for side in sides for row in side[0]))
-    found: list[Change] = []
-    for kind in kinds:
-        of_kind = [
-            tuple([row for row in rows if row["kind"] == kind] for rows in side) for side in sides
-        ]
-        pairs = [(before, after) for before, after in of_kind]
-        found += change(kind, pairs) if change else [_mean(f"{kind} {words}", pairs, task_scores)]
-    return found
+def _by_kind(sides: Sides, change: Callable[[str, Sides], list[Change]]) -> list[Change]:
+    kinds = dict.fromkeys(row["kind"] for before, _ in sides for row in before)
+    return [c for kind in kinds for c in change(kind, [_of_kind(kind, *side) for side in sides])]
 
 
-def _mean(name: str, sides: Sides, scores: Callable[[Rows], Scores]) -> Change:
+def _of_kind(kind: str, before: Rows, after: Rows) -> tuple[Rows, Rows]:
+    return [r for r in before if r["kind"] == kind], [r for r in after if r["kind"] == kind]
+
+
+def _mean(name: str, sides: Sides, scores: Callable[[Rows], Scores]) -> list[Change]:
+    """The change of a mean score; nothing where a side has none."""
     scored = [(scores(before), scores(after)) for before, after in sides]
-    each = [pooled_difference([pair]).mean for pair in scored]
+    if not scored or not all(side for pair in scored for side in pair):
+        return []
+    each = tuple(pooled_difference([pair]).mean for pair in scored)
     before, after = (fmean(fmean(pair[i].values()) for pair in scored) for i in (0, 1))
-    change = pooled_difference(scored)
-    return Change(name, before, after, change, tuple(each), set_hash(sides[0][0]))
+    return [Change(name, before, after, pooled_difference(scored), each, set_hash(sides[0][0]))]
 
 
 def _calibration(kind: str, sides: Sides) -> list[Change]:
@@ -139,15 +138,13 @@ def _open(sides: Sides) -> list[Change]:
     that an answer passes, how often it beats the other side's, and each check."""
     if not sides:
         return []
-    found = [_mean("open checks", sides, _open_scores)]
-    wins = [
-        (dict.fromkeys(_open_scores(after), 0.5), _wins(before, after)) for before, after in sides
-    ]
+    wins = [(_even(after), _wins(before, after)) for before, after in sides]
     won = pooled_difference(wins)
     each = tuple(pooled_difference([pair]).mean for pair in wins)
-    found.append(Change("open win rate", 0.5, 0.5 + won.mean, won, each, set_hash(sides[0][0])))
+    found = [Change("open win rate", 0.5, 0.5 + won.mean, won, each, set_hash(sides[0][0]))]
+    found += _mean("open checks", sides, _open_scores)
     for check in CHECKS:
-        found.append(_mean(f"open, {check}", sides, lambda rows, check=check: _passed(rows, check)))
+        found += _mean(f"open, {check}", sides, lambda rows, check=check: _passed(rows, check))
     return found
 
 
@@ -157,6 +154,10 @@ def _open_scores(rows: Rows) -> Scores:
 
 def _passed(rows: Rows, check: str) -> Scores:
     return {row["task_id"]: float(open_checks(row)[check]) for row in rows}
+
+
+def _even(rows: Rows) -> Scores:
+    return {row["task_id"]: 0.5 for row in rows}
 
 
 def _wins(before: Rows, after: Rows) -> Scores:

@@ -23,6 +23,7 @@ from rl.types import ConjointError, Group, StopRun, Task, derive_seed
 from rollouts.chat import ChatPolicy
 
 _TOKENS = 1024
+_BUILT_IN = 1024
 ALL_RIGHT, ALL_WRONG, TOO_FEW = "no wrong answer", "no right answer", "no finished pair"
 
 
@@ -37,8 +38,8 @@ class PairsConfig(SampleConfig):
     """A .jsonl file that does not exist yet: {kind, prompt, chosen, rejected}."""
     kind: str = "math"
     """Task kind; it says how answers are graded."""
-    tasks: int = 1024
-    """How many tasks of the built-in source; a file gives all of its own."""
+    limit: int | None = None
+    """The first so many tasks; null: all of a file, 1024 of the built-in source."""
     k: int = 8
     """Answers a task."""
     temperature: float | None = 1.0
@@ -63,8 +64,8 @@ class PairsConfig(SampleConfig):
                 f"kind={self.kind} has no built-in source ({', '.join(VERIFIABLE)} have); give "
                 "input=FILE"
             )
-        if self.k < 2 or min(self.tasks, self.per_task) < 1:
-            raise ConjointError("k must be at least 2, tasks and per_task at least 1")
+        if self.k < 2 or self.per_task < 1 or (self.limit is not None and self.limit < 1):
+            raise ConjointError("k must be at least 2, limit and per_task at least 1")
 
 
 def run(overrides: list[str]) -> int:
@@ -93,9 +94,9 @@ def run(overrides: list[str]) -> int:
 
 def _tasks(cfg: PairsConfig) -> list[Task]:
     if cfg.input:
-        return read(cfg)[1]
+        return read(cfg)[1][: cfg.limit]
     source = SOURCES[cfg.kind]("heldout", cfg.seed)
-    return [source.task(i) for i in range(cfg.tasks)]
+    return [source.task(i) for i in range(cfg.limit or _BUILT_IN)]
 
 
 async def paired(

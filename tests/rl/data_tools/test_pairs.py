@@ -89,7 +89,7 @@ async def test_an_engine_that_breaks_leaves_no_file(tmp_path: Path):
 
 
 def test_the_built_in_tasks_are_held_out_ones(tmp_path: Path):
-    cfg = tool.PairsConfig(output=str(tmp_path / "o.jsonl"), model="nano", kind="code", tasks=3)
+    cfg = tool.PairsConfig(output=str(tmp_path / "o.jsonl"), model="nano", kind="code", limit=3)
     cfg.validate()
     assert {task.kind for task in tool._tasks(cfg)} == {"code"} and len(tool._tasks(cfg)) == 3
 
@@ -101,7 +101,7 @@ def test_the_built_in_tasks_are_held_out_ones(tmp_path: Path):
         (["kind=logic"], "kind=logic has no built-in source"),
         (["output=o.txt"], "give output=FILE"),
         (["k=1"], "k must be at least 2"),
-        (["per_task=0"], "per_task at least 1"),
+        (["per_task=0"], "limit and per_task at least 1"),
     ],
 )
 def test_mistakes_are_named_before_a_model_loads(tmp_path: Path, overrides: list[str], words: str):

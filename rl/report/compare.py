@@ -17,7 +17,8 @@ from rl.report.open_check import CHECKS, open_checks, open_score
 from rl.stats import Interval, Scores, pooled_difference
 from rl.types import ConjointError
 
-_STATED = ("brier", "constant_brier", "ece", "auroc", "accuracy")
+# The accuracy of all answers is a figure of its own, so that of those with a confidence is not here.
+_STATED = ("brier", "constant_brier", "ece", "auroc")
 
 Rows = Sequence[Row]
 Sides = Sequence[tuple[Rows, Rows]]
@@ -123,7 +124,7 @@ def _calibration(kind: str, sides: Sides) -> list[Change]:
             set_hash(sides[0][0]),
         )
         for name, change in pooled.items()
-        if all(name in one for one in alone)
+        if name in _STATED and all(name in one for one in alone)
     ]
 
 

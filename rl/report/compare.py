@@ -17,7 +17,7 @@ from rl.report.open_check import CHECKS, open_checks, open_score
 from rl.stats import Interval, Scores, pooled_difference
 from rl.types import ConjointError
 
-# The accuracy of all answers is a figure of its own, so that of those with a confidence is not here.
+# Without the accuracy of answers that state one: that of all is a figure of its own.
 _STATED = ("brier", "constant_brier", "ece", "auroc")
 
 Rows = Sequence[Row]

@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rl.data_tools.rows import Tally, check_files, listed_overrides, new_file
-from rl.data_tools.supervised import say, supervised
-from rl.data_tools.verified import check_kind, read
+from rl.data_tools.verified import check_kind, read, with_policy
 from rl.eval.config import SampleConfig, load_sampled
 from rl.eval.sample import Grader, Sampling, scored_groups
-from rl.interrupt import Interrupt
-from rl.policy import check_model
 from rl.stats import pass_at_k
 from rl.types import ConjointError, Group, Status, StopRun, Task
 from rollouts.chat import ChatPolicy
@@ -78,23 +75,11 @@ def run(overrides: list[str]) -> int:
     cfg = load_sampled(DifficultyConfig, listed_overrides(DifficultyConfig, overrides))
     cfg.validate()
     rows, tasks = read(cfg)
-    model = None if cfg.endpoint else check_model(cfg.model)
-    grader = Grader([cfg.kind], cfg)
-    grader.check(tasks)
 
-    async def work(interrupt: Interrupt) -> None:
-        # Loads Ray and the engines: only now, when nothing can be refused any more.
-        from rl.eval.policy import opened
+    async def use(policy: ChatPolicy, grader: Grader) -> None:
+        finish(cfg, rows, await tried(policy, grader, tasks, cfg))
 
-        needed = [(task, cfg.tokens) for task in tasks]
-        try:
-            await grader.start()
-            async with opened(cfg, model, needed, say, interrupt.install) as policy:
-                finish(cfg, rows, await tried(policy, grader, tasks, cfg))
-        finally:
-            await grader.close()
-
-    return supervised(work)
+    return with_policy(cfg, cfg.kind, tasks, cfg.tokens, use)
 
 
 async def tried(

@@ -13,13 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rl.data_tools.rows import Tally, check_files, listed_overrides, new_file
-from rl.data_tools.supervised import say, supervised
-from rl.data_tools.verified import check_kind, read
+from rl.data_tools.verified import check_kind, read, with_policy
 from rl.eval.config import SampleConfig, load_sampled
 from rl.eval.sample import Grader, Sampling, scored_groups
-from rl.interrupt import Interrupt
 from rl.overrides import suggest
-from rl.policy import check_model
 from rl.types import ConjointError, Group, Message, StopRun, Task
 from rollouts.chat import ChatPolicy
 
@@ -80,23 +77,12 @@ def run(overrides: list[str]) -> int:
     rows, tasks = read(cfg)
     if not cfg.model:
         return finish(cfg, rows, tasks, None)
-    model = None if cfg.endpoint else check_model(cfg.model)
+    asked = [at_once(task) for task in tasks]
 
-    async def work(interrupt: Interrupt) -> None:
-        # Loads Ray and the engines: only now, when nothing can be refused any more.
-        from rl.eval.policy import opened
+    async def use(policy: ChatPolicy, grader: Grader) -> None:
+        finish(cfg, rows, tasks, await guesses(policy, grader, asked, cfg))
 
-        asked = [at_once(task) for task in tasks]
-        needed = [(task, cfg.tokens) for task in asked]
-        grader = Grader([cfg.kind], cfg)
-        try:
-            await grader.start()
-            async with opened(cfg, model, needed, say, interrupt.install) as policy:
-                finish(cfg, rows, tasks, await guesses(policy, grader, asked, cfg))
-        finally:
-            await grader.close()
-
-    return supervised(work)
+    return with_policy(cfg, cfg.kind, asked, cfg.tokens, use)
 
 
 def at_once(task: Task) -> Task:

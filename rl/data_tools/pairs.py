@@ -13,12 +13,9 @@ from typing import Any
 from envs.sources.nano import SOURCES, VERIFIABLE
 from rl.critic import answer_pairs
 from rl.data_tools.rows import Tally, check_files, check_output, listed_overrides, new_file
-from rl.data_tools.supervised import say, supervised
-from rl.data_tools.verified import check_kind, read
+from rl.data_tools.verified import check_kind, read, with_policy
 from rl.eval.config import SampleConfig, load_sampled
 from rl.eval.sample import Grader, Sampling, scored_groups
-from rl.interrupt import Interrupt
-from rl.policy import check_model
 from rl.types import ConjointError, Group, StopRun, Task, derive_seed
 from rollouts.chat import ChatPolicy
 
@@ -73,23 +70,11 @@ def run(overrides: list[str]) -> int:
     cfg = load_sampled(PairsConfig, listed_overrides(PairsConfig, overrides))
     cfg.validate()
     tasks = _tasks(cfg)
-    model = None if cfg.endpoint else check_model(cfg.model)
-    grader = Grader([cfg.kind], cfg)
-    grader.check(tasks)
 
-    async def work(interrupt: Interrupt) -> None:
-        # Loads Ray and the engines: only now, when nothing can be refused any more.
-        from rl.eval.policy import opened
+    async def use(policy: ChatPolicy, grader: Grader) -> None:
+        finish(cfg, *await paired(policy, grader, tasks, cfg))
 
-        needed = [(task, cfg.tokens) for task in tasks]
-        try:
-            await grader.start()
-            async with opened(cfg, model, needed, say, interrupt.install) as policy:
-                finish(cfg, *await paired(policy, grader, tasks, cfg))
-        finally:
-            await grader.close()
-
-    return supervised(work)
+    return with_policy(cfg, cfg.kind, tasks, cfg.tokens, use)
 
 
 def _tasks(cfg: PairsConfig) -> list[Task]:

@@ -1,14 +1,21 @@
 """Rows whose answers a verifier grades, for the tools that let a model try them."""
 
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from envs.sources.dataset import rows_and_tasks
 from rl.critic import JUDGED
+from rl.data_tools.supervised import say, supervised
+from rl.eval.config import SampleConfig
+from rl.eval.sample import Grader
+from rl.interrupt import Interrupt
 from rl.overrides import suggest
+from rl.policy import check_model
 from rl.scoring import DEFAULT_KINDS
 from rl.tasks import REFERENCE_CHECKS
 from rl.types import ConjointError, Task
+from rollouts.chat import ChatPolicy
 
 VERIFIERS = REFERENCE_CHECKS.keys() - JUDGED
 """Rewards that need no judge, and say what a reference must be."""
@@ -40,3 +47,32 @@ def read(cfg: OfOneKind) -> tuple[list[dict[str, Any]], list[Task]]:
     if not pairs:
         raise ConjointError(f"{cfg.input} holds no rows")
     return [row for row, _ in pairs], [task for _, task in pairs]
+
+
+def with_policy(
+    cfg: SampleConfig,
+    kind: str,
+    tasks: Sequence[Task],
+    tokens: int,
+    use: Callable[[ChatPolicy, Grader], Awaitable[object]],
+) -> int:
+    """Run `use` with the policy of `cfg`, ready for `tasks` and answers of so many tokens, and with
+    a grader of the kind; what is started ends with it. Returns 0, or 128 + the signal that ended
+    it. Raises ConjointError before anything loads."""
+    model = None if cfg.endpoint else check_model(cfg.model)
+    grader = Grader([kind], cfg)
+    grader.check(tasks)
+
+    async def work(interrupt: Interrupt) -> None:
+        # Loads Ray and the engines: only now, when nothing can be refused any more.
+        from rl.eval.policy import opened
+
+        try:
+            await grader.start()
+            needed = [(task, tokens) for task in tasks]
+            async with opened(cfg, model, needed, say, interrupt.install) as policy:
+                await use(policy, grader)
+        finally:
+            await grader.close()
+
+    return supervised(work)

@@ -13,7 +13,7 @@ from typing import Any
 
 from rl.calibration import from_rows, pooled_calibration_change, stated_pairs
 from rl.report.load import Row, RunData, task_scores
-from rl.report.open_check import CHECKS, open_checks, open_score
+from rl.report.open_check import CHECKS, open_checks, open_score, topic_of
 from rl.stats import Interval, Scores, pooled_difference
 from rl.types import ConjointError
 
@@ -136,8 +136,9 @@ def _stated_figures(rows: Rows) -> Mapping[str, Any]:
 
 def _open(sides: Sides) -> list[Change]:
     """Answers to open tasks by what can be checked of them (rl/report/open_check.py): the share
-    that an answer passes, how often it beats the other side's, and each check."""
-    if not sides:
+    that an answer passes, how often it beats the other side's, and each check. Nothing of tasks
+    that are not nano's: the checks know its topics."""
+    if not sides or not all(map(topic_of, sides[0][0])):
         return []
     wins = [(_even(after), _wins(before, after)) for before, after in sides]
     won = pooled_difference(wins)

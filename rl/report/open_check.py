@@ -20,10 +20,15 @@ _OPENING = 4
 _SMALL = frozenset(("a", "the", "is", "and", "i", "like", "there", "by"))
 
 
+def topic_of(row: Mapping[str, Any]) -> str | None:
+    """The topic of nano's that a row's prompt names; other open tasks name none."""
+    return next((t for t in TOPICS if re.search(rf"\b{t}\b", row["prompt"])), None)
+
+
 def open_checks(row: Mapping[str, Any]) -> dict[str, bool]:
     """{CHECK: passed} of a row of eval/open_TAG.jsonl."""
     words = re.findall(r"[a-z]+", row["response"].lower())
-    topic = next((t for t in TOPICS if re.search(rf"\b{t}\b", row["prompt"])), None)
+    topic = topic_of(row)
     own = set(TOPICS[topic]) if topic else set()
     others = {noun for nouns in TOPICS.values() for noun in nouns} - own
     content = [word for word in words if word not in _SMALL]

@@ -145,6 +145,12 @@ def test_open_answers_are_compared_by_wins(tmp_path: Path):
     assert changes["open, no praise"].after == 1 and changes["open, brief"].change.mean == 0
 
 
+def test_open_tasks_of_other_sources_are_not_checked(tmp_path: Path):
+    rows = [row("a", prompt="Write a limerick.")]
+    with pytest.raises(ConjointError, match="nothing to compare"):
+        found([made(tmp_path / "a", open_start=rows, open_end=rows)])
+
+
 def test_only_the_command_that_compares_imports_the_check():
     """So no reward, judge prompt or demonstration can."""
     importers = {"open_check": set[str](), "rl.report.compare": set[str]()}

@@ -63,7 +63,7 @@ class SftConfig:
     judge_rows: int = 3000
     """Judge verdicts: they bootstrap the critic, as K2's SFT does. `preferences` are among them."""
     length_rows: int = 0
-    """Verdicts on lengths by two opposite rubrics, `shorter` and `longer`: 2400, with
+    """Verdicts on lengths by two opposite rubrics, `shorter` and `longer`: 4000, with
     sft.rehearsed=0.25, make a critic that reads by what it is asked, and cost nano much of its
     math."""
     rehearsed: float = 0.15

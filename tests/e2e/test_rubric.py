@@ -28,7 +28,7 @@ def test_nano_answers_and_judges_by_a_rubric_of_its_own_and_by_a_strange_one(tmp
 def test_two_opposite_rubrics_of_its_sft_turn_nanos_verdict(tmp_path: Path):
     """A nano whose SFT had verdicts by both; pairs of held-out prompts, drawn with a seed that no
     setting was chosen on."""
-    built = conjoint("sft", "sft.length_rows=2400", "sft.rehearsed=0.25", cwd=tmp_path)
+    built = conjoint("sft", "sft.length_rows=4000", "sft.rehearsed=0.25", cwd=tmp_path)
     assert built.code == 0, built.output
     nano = built.output.strip().splitlines()[-1]
     pairs = length_pairs("heldout", 120, seed=11)

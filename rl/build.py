@@ -16,7 +16,7 @@ from rl.checkpoint import Checkpoint
 from rl.colocated import ColocatedLearner
 from rl.config import Config
 from rl.console import RunConsole, Stopwatch
-from rl.evaluate import Evaluator
+from rl.evaluate import Evaluator, check_pairs
 from rl.guard import Guard
 from rl.interrupt import Interrupt
 from rl.ipc_sync import IpcSender
@@ -81,6 +81,9 @@ async def _start(
     model = await policy_folder(cfg.model, cfg.nano, cfg.asked)
     renderer = Renderer.load(model)
     ptx = PtxStream(plan.ptx_rows, renderer, cfg.ptx, cfg.seed) if plan.ptx_rows else None
+    if cfg.eval.pairs:
+        pairs, context = plan.tasks.judge_pairs, cfg.rollout.max_model_len
+        check_pairs(pairs, cfg.judge, renderer.prompt, context)
     console.message("starting Ray, the rollout engine and the learner ...")
     sweep_buffers()
     await asyncio.to_thread(start_ray, cfg.cluster)

@@ -12,13 +12,14 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rewards.base import RewardContext
-from rewards.judge import Judge
+from rewards.judge import Judge, JudgeConfig
+from rewards.judge_prompt import judge_messages
 from rewards.judge_quality import AskedPair, ask_pairs, quality
 from rewards.pairs import same
 from rl.calibration import stated_fields
 from rl.metrics import answer_score
 from rl.scoring import Scorer
-from rl.types import ConjointError, Group, Status, Task, derive_seed
+from rl.types import ConjointError, Group, Message, Status, Task, derive_seed
 from rollouts.collector import Collector
 from rollouts.episode import EpisodeLimits
 
@@ -62,6 +63,26 @@ class EvalConfig:
             raise ConjointError(
                 f"eval.temperature={self.temperature} must be above 0; "
                 "eval.greedy adds temperature 0"
+            )
+
+
+def check_pairs(
+    pairs: Sequence[tuple[Task, str, str]],
+    judge: JudgeConfig,
+    tokens: Callable[[Sequence[Message]], Sequence[int]],
+    context: int,
+) -> None:
+    """Raises ConjointError for a pair of eval.pairs that leaves no room for a verdict in `context`
+    tokens."""
+    for number, (task, a, b) in enumerate(pairs, 1):
+        prompt = judge_messages(
+            task, a, b, (), judge.template, max_answer_chars=judge.max_answer_chars
+        )
+        if (needed := len(tokens(prompt)) + judge.max_tokens) > context:
+            raise ConjointError(
+                f"eval.pairs: pair {number} needs {needed} tokens as the judge is asked, and "
+                f"rollout.max_model_len is {context}; raise it, lower judge.max_answer_chars or "
+                "leave the pair out"
             )
 
 

@@ -114,7 +114,9 @@ def rubric(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="What to measure: learner or rewards.")],
+    name: Annotated[
+        str, typer.Argument(help="What to measure: learner, rollout, joint, rewards or scheduler.")
+    ],
     overrides: Overrides = None,
 ) -> None:
     """Measure against TRL, or against targets, on this machine; output=FILE keeps the figures."""

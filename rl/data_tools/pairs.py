@@ -124,11 +124,10 @@ def _why(group: Group, scores: Sequence[float]) -> str:
     return TOO_FEW
 
 
-def finish(cfg: PairsConfig, rows: Sequence[dict[str, Any]], tally: Tally) -> int:
+def finish(cfg: PairsConfig, rows: Sequence[dict[str, Any]], tally: Tally) -> None:
     """Write the rows, print the summary."""
     with new_file(cfg.output) as out:
         for row in rows:
             out.write(row)
     tally.notes = [f"pairs: {len(rows):,}"]
     print("\n".join(tally.words(cfg.output)))
-    return 0

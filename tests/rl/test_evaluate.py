@@ -1,13 +1,16 @@
 """The judge at an evaluation: which pairs are its self-preference, and what is logged."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rewards.judge import JudgeConfig
+from rl.evaluate import check_pairs
 from rl.run_folder import read_jsonl
 from rl.train import train
-from rl.types import Score, Task
+from rl.types import ConjointError, Message, Score, Task
 from tests.fakes import FakeEngine
 from tests.rl.test_train import build
 
@@ -80,6 +83,21 @@ async def test_without_pairs_nothing_is_asked_of_the_judge(tmp_path: Path):
     system = build(tmp_path / "run", *KEYS, "eval.judge_pairs=0", verifier=always, engine=Vain())
     await train(system)
     assert not logged(system.folder) and not system.folder.eval_of("judge_start").exists()
+
+
+def test_a_pair_that_leaves_no_room_for_a_verdict_is_named():
+    task = Task.make("math", "Compute 2+1.", None)
+    short, long = (task, "3", "4"), (task, "3 " * 40, "4 " * 40)
+
+    def words(messages: Sequence[Message]) -> list[int]:
+        return list(range(sum(len(m["content"].split()) for m in messages)))
+
+    judge = JudgeConfig(template="compact", max_tokens=4)
+    check_pairs([short, short], judge, words, 60)
+    with pytest.raises(
+        ConjointError, match=r"eval\.pairs: pair 2 needs \d+ tokens .* is 60; raise"
+    ):
+        check_pairs([short, long], judge, words, 60)
 
 
 async def test_answers_to_open_tasks_are_kept_and_not_graded(tmp_path: Path):

@@ -90,6 +90,8 @@ class LearnerRank:
         self.inspect: Inspect | None = None
         torch.set_num_threads(config.threads)
         self._device = torch.device("cuda", 0) if config.gpus_per_rank else torch.device("cpu")
+        if self._device.type == "cpu":
+            add_in_order()
         model = load_model(self._folder, config, self._device)
         reference = Reference.held_by(loss, model, self._device)  # of the model as it was loaded
         if config.lora.rank:
@@ -382,6 +384,14 @@ def gathered(parameters: list[torch.nn.Parameter], partitioned: bool) -> Any:
     import deepspeed
 
     return deepspeed.zero.GatheredParameters(parameters)
+
+
+def add_in_order() -> None:
+    """Make this process's CPU gradients the same each time. Answers that share a prompt all read
+    its last token, and torch adds up their gradients there by two threads in any order."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Only finds reads of memory that was never written, by writing all of it.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def free_port() -> int:

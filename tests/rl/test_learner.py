@@ -401,6 +401,20 @@ def test_raw_deepspeed_keys_merge_and_contradictions_are_refused() -> None:
             merged(**raw)
 
 
+def test_gradients_of_what_answers_share_are_added_in_one_order(folder: Path) -> None:
+    rank(folder, LearnerConfig(threads=2, zero_stage=0))
+    rng = np.random.default_rng(0)
+    # As the places of 200 answers to one prompt, whose last token each of them reads.
+    places = torch.from_numpy(np.sort(np.append(rng.integers(0, 800, 600), np.full(200, 300))))
+    hidden, given = torch.zeros(800, 128, requires_grad=True), torch.randn(800, 128)
+    seen = set()
+    for _ in range(6000):
+        hidden.grad = None
+        hidden[places].backward(given)
+        seen.add(hidden.grad[300].numpy().tobytes())  # type: ignore[index]
+    assert len(seen) == 1
+
+
 def test_learner_config_refuses_contradictions() -> None:
     for bad in (
         {"dtype": "bf16", "zero_stage": 0},

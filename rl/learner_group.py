@@ -21,6 +21,7 @@ from rl.losses import LossConfig
 from rl.mismatch import UNCORRECTED, MismatchConfig
 from rl.optim.schedules import OptimConfig
 from rl.types import ConjointError, StopRun
+from rollouts.process_environment import process_environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +161,8 @@ class LearnerGroup:
 
 
 def _actor(config: LearnerConfig, rank: int, placement: PlacementGroup | None) -> Any:
-    # Set before torch loads: later it has already made its pool. Threads that spin while they wait
-    # cost ten times the step on a machine whose cores are shared with engines and sandboxes.
-    env = {
-        "OMP_NUM_THREADS": str(config.threads),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+    # Set before torch loads: later it has already made its pool.
+    env = {"TOKENIZERS_PARALLELISM": "false", **process_environment(config.threads)}
     options: dict[str, Any] = {
         "num_cpus": 0,
         "num_gpus": config.gpus_per_rank,

@@ -104,13 +104,13 @@ class SharedMemorySender:
             self._buffer = SharedBuffer(self.path, end, create=True)
         delta = self._write_delta(specs, tensors) if self.delta else None
         self._version = None  # until the buffer is whole again
-        for spec, (_, tensor) in zip(specs, tensors, strict=True):
-            target = torch.frombuffer(
-                self._buffer.view, dtype=tensor.dtype, count=tensor.numel(), offset=spec.offset
-            )
-            target.view(tensor.shape).copy_(tensor)
+        parts = (
+            (spec.offset, tensor.contiguous().view(-1).view(torch.uint8))
+            for spec, (_, tensor) in zip(specs, tensors, strict=True)
+        )
+        checksum = self._buffer.write(parts, end)
         self._version = version
-        return Manifest(self.path, version, self._buffer.checksum(end), end, tuple(specs), delta)
+        return Manifest(self.path, version, checksum, end, tuple(specs), delta)
 
     def _write_delta(
         self, specs: list[TensorSpec], tensors: "list[tuple[str, torch.Tensor]]"

@@ -6,6 +6,7 @@ vLLM imports this module in its worker process, because `worker_extension_cls` n
 Loading is vLLM's layerwise reload.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,9 +80,19 @@ class ShmTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
 
 
 class WorkerExtension:
-    """Mixed into vLLM's worker: one more call that it answers."""
+    """Mixed into vLLM's worker: two more calls that it answers."""
 
     weight_transfer_engine: Any
+    start_weight_update: Callable[[], None]
+    update_weights: Callable[[dict[str, Any]], None]
+    finish_weight_update: Callable[[], None]
+
+    def load_update(self, update_info: dict[str, Any]) -> dict[str, Any] | None:
+        """vLLM's three calls of an update in one trip to the worker; returns the receipt."""
+        self.start_weight_update()
+        self.update_weights(update_info)
+        self.finish_weight_update()
+        return self.weight_receipt()
 
     def weight_receipt(self) -> dict[str, Any] | None:
         return self.weight_transfer_engine.receipt

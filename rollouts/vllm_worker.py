@@ -8,6 +8,7 @@ from typing import Any
 from rollouts.admission import Load
 from rollouts.engine import RolloutConfig
 from rollouts.load_meter import LoadMeter
+from rollouts.process_environment import process_environment
 
 _BACKENDS = {"shm": "shm", "nccl": "conjoint_nccl", "ipc": "conjoint_ipc"}
 """weight_sync.backend -> the name under which vLLM knows the receiving side."""
@@ -45,10 +46,7 @@ def engine_environment(cfg: RolloutConfig, backend: str) -> dict[str, str]:
         # Handles of GPU memory travel by pickle, between the processes of this engine only.
         environment["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     if not cfg.gpus_per_engine:
-        environment |= {
-            "OMP_NUM_THREADS": str(cfg.threads),
-            # Threads that wait must not spin: the learner and the jail share these cores.
-            "OMP_WAIT_POLICY": "PASSIVE",
+        environment |= process_environment(cfg.threads) | {
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(cfg.kv_cache_gb))),
         }
@@ -196,7 +194,9 @@ class VllmWorker:
             return
         # clear_cache drops KV of old weights, that of frozen requests too, and makes prefix hits
         # start anew each step, so that a resumed run sees the same hits as an uninterrupted one.
-        await self._llm.pause_generation(mode="wait" if drain else "keep", clear_cache=True)
+        # `pause_generation` would do this and then sleep for 20 ms.
+        mode = "wait" if drain else "keep"
+        await self._llm.engine_core.pause_scheduler_async(mode=mode, clear_cache=True)
         self._meter.froze()
 
     async def abort(self) -> None:
@@ -213,11 +213,13 @@ class VllmWorker:
     async def load_weights(self, update_info: dict[str, Any] | None, version: int) -> list[Any]:
         """Load one update, if there is one left to load; returns what each vLLM worker says it
         received."""
-        if update_info is not None:
-            await self.start_weight_update()
-            await self.update_weights(update_info)
-            await self.finish_weight_update(version)
-        return await self._llm.collective_rpc("weight_receipt")
+        if update_info is None:
+            return await self._llm.collective_rpc("weight_receipt")
+        if self._asleep:
+            await self._llm.wake_up(["weights"])
+        receipts = await self._llm.collective_rpc("load_update", args=(update_info,))
+        await self._llm.update_weight_version(str(version))
+        return receipts
 
     async def start_weight_update(self) -> None:
         if self._asleep:

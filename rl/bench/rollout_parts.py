@@ -21,6 +21,7 @@ from rl.shape import BY_TOKENS, ModelShape
 from rl.types import ConjointError, derive_seed
 
 WARM_TOKENS = 4
+_REST_S = 1.5
 
 
 async def ask(child: Child, what: str, timeout_s: float, **given: Any) -> dict[str, Any]:
@@ -29,11 +30,13 @@ async def ask(child: Child, what: str, timeout_s: float, **given: Any) -> dict[s
 
 async def interleaved(variants: dict[str, Callable[[int], Awaitable[float]]], repeats: int) -> Runs:
     """What each variant returns in each round, one after the other; every other round in the
-    opposite order, so that what drifts over a round falls on each alike."""
+    opposite order, so that what drifts over a round falls on each alike. Each begins when the last
+    one's processes have come to rest: vLLM's poll for a second after they have answered."""
     runs: Runs = {name: [] for name in variants}
     for number in range(repeats):
         order = list(variants) if number % 2 == 0 else list(reversed(variants))
         for name in order:
+            await asyncio.sleep(_REST_S)
             runs[name].append(await variants[name](number))
     return runs
 

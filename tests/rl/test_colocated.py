@@ -24,6 +24,7 @@ class Llm:
 
     def __init__(self, log: list[str]) -> None:
         self._log = log
+        self.engine_core = self
 
     def __getattr__(self, name: str) -> Any:
         async def call(*args: Any, **keys: Any) -> Any:
@@ -70,23 +71,21 @@ async def test_the_engine_sleeps_while_the_learner_steps_and_wakes_in_two_parts(
     log: list[str] = []
     learner, engine = await parts(log)
     assert await learner.step(None, 0) == {"loss": 1.0}  # type: ignore[arg-type]
-    assert log == ["pause_generation wait True", "sleep 2", "learner steps from 0"]
+    assert log == ["pause_scheduler_async wait True", "sleep 2", "learner steps from 0"]
     log.clear()
     sync = PausedSync(WeightSyncConfig(probe_every=0), None, 9, 0)  # type: ignore[arg-type]
     await sync(learner, engine, 1)
     assert log == [
         "learner sends",
         "wake_up ['weights']",
-        "start_weight_update",
-        "update_weights",
-        "finish_weight_update 1",
-        "collective_rpc weight_receipt",
+        "collective_rpc load_update",
+        "update_weight_version 1",
         "wake_up ['kv_cache']",
         "resume_generation",
     ]
     log.clear()
     await sync(learner, engine, 1)  # one that was not asleep, as before the first step
-    assert "pause_generation wait True" in log and not any("wake_up" in call for call in log)
+    assert "pause_scheduler_async wait True" in log and not any("wake_up" in call for call in log)
 
 
 async def test_an_engine_that_sleeps_answers_nothing():

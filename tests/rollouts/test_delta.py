@@ -2,6 +2,7 @@
 wherever there is nothing to build on."""
 
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from rl.weight_sync import SharedMemorySender
 from rollouts.delta import apply, changes
-from rollouts.weights import Manifest, Receiver, TensorSpec
+from rollouts.weights import Manifest, Receiver, SharedBuffer, TensorSpec
 
 SIZES = {"head": (40, 16), "odd": (13,), "scalar": (1,), "norm": (16,)}
 
@@ -134,10 +135,14 @@ def test_a_damaged_delta_is_refused_and_the_engine_starts_from_the_whole(tmp_pat
 def test_after_a_send_that_broke_off_everything_is_sent(tmp_path: Path, monkeypatch):
     link = Link(tmp_path)
     link.receive(link.send(0))
-    copies = iter(range(2))
-    whole = torch.Tensor.copy_
-    with monkeypatch.context() as patch, pytest.raises(StopIteration):
-        patch.setattr(torch.Tensor, "copy_", lambda to, of: next(copies) + 1 and whole(to, of))
+    whole = SharedBuffer.write
+
+    def half(buffer: SharedBuffer, parts: Iterable[Any], nbytes: int) -> str:
+        whole(buffer, list(parts)[:2], nbytes)
+        raise OSError("half is written")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="half is written"):
+        patch.setattr(SharedBuffer, "write", half)
         link.send(1)
     sent = link.send(2)
     assert sent.delta is not None

@@ -14,6 +14,7 @@ from rl.learner_rank import NamedWeights
 from rl.nccl_sync import DigestSource, EngineClient, NcclSender
 from rl.types import StopRun
 from rl.weight_sync import PausedSync, SharedMemorySender, WeightMeta, WeightSyncConfig
+from rollouts import weights
 from rollouts.digest import WeightDigest
 from rollouts.engine import RolloutConfig
 from rollouts.vllm_worker import engine_environment
@@ -170,7 +171,11 @@ async def test_one_wrong_receipt_stops_the_run_and_no_engine_samples(wrong: Any)
 # -- shared memory ----------------------------------------------------------------------------
 
 
-def test_shared_memory_holds_every_tensor_and_its_checksum_sees_one_changed_byte(tmp_path):
+@pytest.mark.parametrize("chunk", [weights._CHUNK, 100])
+def test_shared_memory_holds_every_tensor_and_its_checksum_sees_one_changed_byte(
+    tmp_path, monkeypatch, chunk: int
+):
+    monkeypatch.setattr(weights, "_CHUNK", chunk)
     sender = SharedMemorySender(str(tmp_path / "buffer"))
     named = tensors()
     sent = sender.send(Named(named), 5)
@@ -183,8 +188,10 @@ def test_shared_memory_holds_every_tensor_and_its_checksum_sees_one_changed_byte
         assert torch.equal(flat.view(spec.shape), named[spec.name])
     assert sent.update_info() is not None
     assert Manifest.from_dict(sent.update_info()["manifest"]) == sent
-    reader.view[sent.nbytes - 1] = reader.view[sent.nbytes - 1] ^ 1
-    assert reader.checksum(sent.nbytes) != sent.checksum
+    for place in (0, sent.nbytes - 1):
+        reader.view[place] = reader.view[place] ^ 1
+        assert reader.checksum(sent.nbytes) != sent.checksum
+        reader.view[place] = reader.view[place] ^ 1
 
 
 # -- NCCL without a GPU -----------------------------------------------------------------------

@@ -46,6 +46,7 @@ def compare(runs: Sequence[RunData], against: Sequence[RunData] = ()) -> list[Ch
         raise ConjointError(
             f"{len(runs)} runs against {len(against)}: runs are compared in pairs; give as many"
         )
+    _check_temperatures([*runs, *against])
     plain, greedy = (_sides(runs, against, name) for name in ("{}", "{}_greedy"))
     found = [
         *_by_kind(plain, lambda kind, sides: _mean(f"{kind} accuracy", sides, task_scores)),
@@ -62,6 +63,16 @@ def compare(runs: Sequence[RunData], against: Sequence[RunData] = ()) -> list[Ch
             "eval.open_tasks or eval.judge_pairs above 0) and must have ended"
         )
     return found
+
+
+def _check_temperatures(runs: Sequence[RunData]) -> None:
+    used = {str(run.folder.path): run.setting("eval.temperature") for run in runs}
+    if len(set(used.values())) > 1:
+        shown = ", ".join(f"{path}: {value}" for path, value in used.items())
+        raise ConjointError(
+            f"the runs were evaluated at different temperatures, which changes accuracy by itself "
+            f"({shown}); compare runs with equal eval.temperature"
+        )
 
 
 def set_hash(rows: Rows) -> str:

@@ -30,9 +30,9 @@ def row(task: str, score: float | None = None, response: str = "x", **more: Any)
     }
 
 
-def made(path: Path, **evals: list[dict[str, Any]]) -> Path:
+def made(path: Path, temperature: float = 1.0, **evals: list[dict[str, Any]]) -> Path:
     folder = RunFolder.create(path, "run")
-    folder.write_config({"eval": {"seed": 1}})
+    folder.write_config({"eval": {"seed": 1, "temperature": temperature}})
     for tag, rows in evals.items():
         folder.write_eval(tag, rows)
     return path
@@ -74,6 +74,15 @@ def test_runs_of_other_tasks_or_without_an_end_are_refused(tmp_path: Path):
         found([made(tmp_path / "c", start=scores([0.0] * 4))])
     with pytest.raises(ConjointError, match="nothing to compare"):
         found([made(tmp_path / "d")])
+
+
+def test_runs_evaluated_at_different_temperatures_are_refused(tmp_path: Path):
+    rows = {"start": scores([0.0] * 4), "end": scores([1.0] * 4)}
+    one, other = made(tmp_path / "a", **rows), made(tmp_path / "b", 0.7, **rows)
+    assert found([other])["math accuracy"].after == 1.0
+    for sides in ([[one, other]], [[one], [other]]):
+        with pytest.raises(ConjointError, match=r"temperatures.*a: 1.0, .*b: 0.7"):
+            found(*sides)
 
 
 def test_the_hash_names_what_was_asked_and_not_what_was_answered():

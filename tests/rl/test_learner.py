@@ -403,15 +403,14 @@ def test_raw_deepspeed_keys_merge_and_contradictions_are_refused() -> None:
 
 def test_gradients_of_what_answers_share_are_added_in_one_order(folder: Path) -> None:
     rank(folder, LearnerConfig(threads=2, zero_stage=0))
-    rng = np.random.default_rng(0)
-    # As the places of 200 answers to one prompt, whose last token each of them reads.
-    places = torch.from_numpy(np.sort(np.append(rng.integers(0, 800, 600), np.full(200, 300))))
-    hidden, given = torch.zeros(800, 128, requires_grad=True), torch.randn(800, 128)
+    # What many answers read of few prompts, out of order, so that both threads add to each.
+    places = torch.from_numpy(np.random.default_rng(0).integers(0, 8, 800))
+    hidden, given = torch.zeros(8, 128, requires_grad=True), torch.randn(800, 128)
     seen = set()
-    for _ in range(6000):
+    for _ in range(100):
         hidden.grad = None
         hidden[places].backward(given)
-        seen.add(hidden.grad[300].numpy().tobytes())  # type: ignore[index]
+        seen.add(hidden.grad.numpy().tobytes())  # type: ignore[attr-defined]
     assert len(seen) == 1
 
 

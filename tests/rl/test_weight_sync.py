@@ -171,7 +171,7 @@ async def test_one_wrong_receipt_stops_the_run_and_no_engine_samples(wrong: Any)
 # -- shared memory ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chunk", [weights._CHUNK, 100])
+@pytest.mark.parametrize("chunk", [weights._CHUNK, 40])
 def test_shared_memory_holds_every_tensor_and_its_checksum_sees_one_changed_byte(
     tmp_path, monkeypatch, chunk: int
 ):

@@ -46,3 +46,11 @@ def load_model(folder: Path, config: LearnerConfig, device: torch.device) -> Any
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model.train()
+
+
+def add_in_order() -> None:
+    """Make this process's CPU gradients the same each time. Answers that share a prompt all read
+    its last token, and torch adds up their gradients there by two threads in any order."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Only finds reads of memory that was never written, by writing all of it.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

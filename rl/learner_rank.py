@@ -21,7 +21,7 @@ from rl.batch import Batch, MicroBatch, PackedRow, Update
 from rl.deepspeed_config import deepspeed_config
 from rl.head import TokenHead
 from rl.learner import LearnerConfig
-from rl.learner_model import DTYPES, load_model
+from rl.learner_model import DTYPES, add_in_order, load_model
 from rl.learner_stats import StepStats
 from rl.lora import add_adapter, base_model, weights_of
 from rl.losses import LOSSES, LossConfig, LossInputs, kl_metrics
@@ -384,14 +384,6 @@ def gathered(parameters: list[torch.nn.Parameter], partitioned: bool) -> Any:
     import deepspeed
 
     return deepspeed.zero.GatheredParameters(parameters)
-
-
-def add_in_order() -> None:
-    """Make this process's CPU gradients the same each time. Answers that share a prompt all read
-    its last token, and torch adds up their gradients there by two threads in any order."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Only finds reads of memory that was never written, by writing all of it.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def free_port() -> int:

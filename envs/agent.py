@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from rl.types import ConjointError, Task
+from conjoint.envs.types import ConjointError, Task
 
 _DEADLINE_S = 600.0
 _CONCURRENCY = 16

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from rl.types import Message, Task
+from conjoint.envs.types import Message, Task
 
 
 class Env(Protocol):

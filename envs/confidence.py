@@ -7,8 +7,8 @@ holds one. Verifiers, judges and critic pairs see the task and the answer withou
 import re
 from collections.abc import Callable, Collection, Sequence
 
-from envs.base import Env, SingleTurn
-from rl.types import Message, Task
+from conjoint.envs.base import Env, SingleTurn
+from conjoint.envs.types import Message, Task
 
 ASK = (
     "After your answer, end with a line of its own, Confidence: P, where P from 0 to 1 is the "

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from envs.sources.dataset import RowSubset
-from rl.types import ConjointError, Message, Task, derive_seed
+from conjoint.envs.sources.dataset import RowSubset
+from conjoint.envs.types import ConjointError, Message, Task, derive_seed
 
 CRITIC = "critic"
 
@@ -266,3 +266,16 @@ def plain_task(task: Task) -> dict[str, Any]:
 def restored_task(plain: Mapping[str, Any]) -> Task:
     messages = tuple(Message(role=m["role"], content=m["content"]) for m in plain["messages"])
     return Task(plain["id"], plain["kind"], messages, plain["reference"], dict(plain["meta"]))
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSets:
+    mixture: Mixture
+    heldout: dict[str, list[Task]]
+    """By kind; only kinds that a verifier grades."""
+    open: list[Task]
+    """Held-out tasks of the other kinds."""
+    judge_pairs: list[tuple[Task, str, str]]
+    """(task, right answer, wrong answer)."""
+    first: dict[str, Task]
+    """By kind; for whoever needs to see what its tasks look like."""

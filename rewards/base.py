@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from rl.types import ConjointError, Group, Message, Sampler, Score, Task
+from conjoint.envs.types import ConjointError, Group, Message, Sampler, Score, Task
 
 if TYPE_CHECKING:
-    from rollouts.chat import ChatPolicy
-    from rollouts.renderer import Renderer
+    from conjoint.rollouts.chat import ChatPolicy
+    from conjoint.rollouts.renderer import Renderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class RewardContext:
         seed: int,
         session: str = "",
     ) -> str:
-        """The judge's own reply. `session` as in `rl.types.Sampler`.
+        """The judge's own reply. `session` as in `conjoint.envs.types.Sampler`.
 
         Raises ConjointError where there is nobody to ask, and whatever a broken judge raises.
         """
@@ -78,3 +78,7 @@ class Example:
     right: str
     cheats: Mapping[str, str] = field(default_factory=dict)
     """What the cheat is called -> the answer; those that only this reward could be fooled by."""
+
+
+JUDGED = frozenset(("rubric", "faithfulness", "safety"))
+"""Scores that are a judge's opinion."""

@@ -7,9 +7,9 @@ Both keep the contract of `rewards/base.py` whatever the parts do: one score a t
 import asyncio
 import inspect
 
-from rewards.base import Check, RewardContext, RewardFn
-from rewards.worker import describe
-from rl.types import Group, Outcome, Score, StopRun, Task
+from conjoint.envs.types import Group, Outcome, Score, StopRun, Task
+from conjoint.rewards.base import Check, RewardContext, RewardFn
+from conjoint.rewards.killable import describe
 
 
 def each(name: str, check: Check) -> RewardFn:

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rewards.base import Example, RewardContext
-from rewards.worker import DeadlinePassed, WorkerError, WorkerPool, describe
-from rl.types import ConjointError, Group, Message, Outcome, Score, Task
+from conjoint.envs.types import ConjointError, Group, Message, Outcome, Score, Task
+from conjoint.rewards.base import Example, RewardContext
+from conjoint.rewards.killable import DeadlinePassed, WorkerError, WorkerPool, describe
 
 _IMPORT_S = 60.0
 _REFERENCE_COLUMNS = ("reference", "answer", "solution", "ground_truth")
@@ -196,7 +196,8 @@ def _examples(spec: str) -> list[tuple[Any, str, dict[str, str]]]:
     plain = []
     for example in list(make()) if callable(make) else []:  # type: ignore[call-overload]
         if not isinstance(example, Example):
-            raise TypeError(f"it gave {type(example).__name__}, expected rewards.base.Example")
+            kind = type(example).__name__
+            raise TypeError(f"it gave {kind}, expected conjoint.rewards.base.Example")
         plain.append((_fields(example.task), example.right, dict(example.cheats)))
     return plain
 

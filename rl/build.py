@@ -7,45 +7,47 @@ from pathlib import Path
 
 import ray
 
-from envs.confidence import single_turn
-from rewards.base import RewardContext
-from rewards.judge import Judge
-from rewards.sandbox.backend import make_sandbox
-from rewards.sandbox.base import Sandbox
-from rl.checkpoint import Checkpoint
-from rl.colocated import ColocatedLearner
-from rl.config import Config
-from rl.console import RunConsole, Stopwatch
-from rl.evaluate import Evaluator, check_pairs
-from rl.guard import Guard
-from rl.interrupt import Interrupt
-from rl.ipc_sync import IpcSender
-from rl.judging import check_judge, judge_endpoint, judging_context
-from rl.learner_group import LearnerGroup, RankArguments
-from rl.metrics import Trackers
-from rl.nccl_sync import NcclSender
-from rl.placement import place
-from rl.plan import Plan
-from rl.policy import policy_folder
-from rl.probing import probe_rewards
-from rl.ptx import PtxStream
-from rl.ray_start import start_ray
-from rl.reward_table import reward_table
-from rl.run_folder import RunFolder
-from rl.scoring import Scorer
-from rl.shape import ModelShape
-from rl.snapshot import CriticSnapshot
-from rl.system import System
-from rl.types import derive_seed
-from rl.weight_sync import PausedSync, Sender, SharedMemorySender
-from rollouts.collector import Collector
-from rollouts.episode import EpisodeLimits, to_the_end
-from rollouts.gateway.play import Agents
-from rollouts.gateway.server import Gateway
-from rollouts.lengths import Toggle
-from rollouts.renderer import Renderer
-from rollouts.vllm_engine import VllmEngine
-from rollouts.weights import buffer_path, sweep_buffers
+from conjoint.envs.confidence import single_turn
+from conjoint.envs.types import derive_seed
+from conjoint.rewards.base import RewardContext
+from conjoint.rewards.judge.judge import Judge
+from conjoint.rewards.lengths import Toggle
+from conjoint.rewards.probes.at_start import probe_rewards
+from conjoint.rewards.registry import reward_table
+from conjoint.rewards.sandbox.backend import make_sandbox
+from conjoint.rewards.sandbox.base import Sandbox
+from conjoint.rewards.scoring import Scorer
+from conjoint.rl.algo.ptx import PtxStream
+from conjoint.rl.cluster.placement import place
+from conjoint.rl.cluster.ray_start import start_ray
+from conjoint.rl.config.tree import Config
+from conjoint.rl.critic.context import check_judge, judge_endpoint, judging_context
+from conjoint.rl.critic.snapshot import CriticSnapshot
+from conjoint.rl.evaluate import Evaluator, check_pairs
+from conjoint.rl.learner.colocated import ColocatedLearner
+from conjoint.rl.learner.group import LearnerGroup, RankArguments
+from conjoint.rl.models.shape import ModelShape
+from conjoint.rl.nano.start_policy import policy_folder
+from conjoint.rl.plan import Plan
+from conjoint.rl.run.checkpoint import Checkpoint
+from conjoint.rl.run.console import RunConsole, Stopwatch
+from conjoint.rl.run.folder import RunFolder
+from conjoint.rl.run.guard import Guard
+from conjoint.rl.run.interrupt import Interrupt
+from conjoint.rl.run.metrics import Trackers
+from conjoint.rl.system import System
+from conjoint.rl.weight_sync import PausedSync
+from conjoint.rollouts.collector import Collector
+from conjoint.rollouts.engine.driver import VllmEngine
+from conjoint.rollouts.episode import EpisodeLimits, to_the_end
+from conjoint.rollouts.gateway.play import Agents
+from conjoint.rollouts.gateway.server import Gateway
+from conjoint.rollouts.renderer import Renderer
+from conjoint.rollouts.weights.buffer import buffer_path, sweep_buffers
+from conjoint.rollouts.weights.ipc_sender import IpcSender
+from conjoint.rollouts.weights.nccl_sender import NcclSender
+from conjoint.rollouts.weights.sender import Sender
+from conjoint.rollouts.weights.shm_sender import SharedMemorySender
 
 
 async def start(

@@ -11,20 +11,21 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from rewards.base import RewardContext
-from rewards.judge import Judge, JudgeConfig
-from rewards.judge_prompt import judge_messages
-from rewards.judge_quality import AskedPair, ask_pairs, quality
-from rewards.pairs import same
-from rl.calibration import stated_fields
-from rl.metrics import answer_score
-from rl.scoring import Scorer
-from rl.types import ConjointError, Group, Message, Status, Task, derive_seed
-from rollouts.collector import Collector
-from rollouts.episode import EpisodeLimits
+from conjoint.envs.types import ConjointError, Group, Message, Status, Task, derive_seed
+from conjoint.rewards.base import RewardContext
+from conjoint.rewards.judge.config import JudgeConfig
+from conjoint.rewards.judge.judge import Judge
+from conjoint.rewards.judge.pairs import same
+from conjoint.rewards.judge.prompt import judge_messages
+from conjoint.rewards.judge.quality import AskedPair, ask_pairs, quality
+from conjoint.rewards.scoring import Scorer
+from conjoint.rl.run.metrics import answer_score
+from conjoint.rl.stats.calibration import stated_fields
+from conjoint.rollouts.collector import Collector
+from conjoint.rollouts.episode import EpisodeLimits
 
 if TYPE_CHECKING:
-    from rl.tasks import TaskSets
+    from conjoint.envs.mixture import TaskSets
 
 TASKS_A_SESSION = 64
 """Evaluation has no groups, so this many tasks travel to an engine together."""

@@ -5,20 +5,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from envs.agent import Agent, load_agent
-from envs.sources.nano import VERIFIABLE
-from rewards.rubrics import Rubric, load_rubrics
-from rl.config import Config
-from rl.console import batch_words
-from rl.memory import memory_words
-from rl.nano_cache import nano_folder
-from rl.policy import check_model
-from rl.ptx import read_rows
-from rl.reward_table import Plugins, load_plugins
-from rl.shape import ModelShape
-from rl.tasks import TaskSets, build_tasks, mixture_weights, nano_ptx_rows
-from rl.types import CALIBRATION, ConjointError
-from rollouts.budget import BudgetConfig
+from conjoint.envs.agent import Agent, load_agent
+from conjoint.envs.mixture import TaskSets
+from conjoint.envs.nano.sources import VERIFIABLE
+from conjoint.envs.types import CALIBRATION, ConjointError
+from conjoint.rewards.budget import BudgetConfig
+from conjoint.rewards.registry import Plugins, load_plugins
+from conjoint.rewards.rubrics.find import Rubric, load_rubrics
+from conjoint.rl.algo.ptx import read_rows
+from conjoint.rl.config.tree import Config
+from conjoint.rl.learner.memory import memory_words
+from conjoint.rl.models.shape import ModelShape
+from conjoint.rl.nano.cache import nano_folder
+from conjoint.rl.nano.start_policy import check_model
+from conjoint.rl.run.console import batch_words
+from conjoint.rl.tasks import build_tasks, mixture_weights, nano_ptx_rows
 
 
 @dataclass(frozen=True, slots=True)

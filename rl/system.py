@@ -7,36 +7,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from envs.mixture import Mixture
-from rewards.judge import Judge
-from rewards.sandbox.base import Sandbox
-from rl.batch import Batch, heldout_batch
-from rl.calibration import calibration_metrics, calibration_words, from_rows
-from rl.checkpoint import checkpoint_step, finished_checkpoints, prune, save_checkpoint
-from rl.config import Config
-from rl.console import RunConsole, Stopwatch
-from rl.evaluate import Evaluation, Evaluator, heldout_mean
-from rl.guard import Guard, NonfiniteStop
-from rl.interrupt import Interrupt
-from rl.learner import Learner
-from rl.metrics import Trackers, is_flat, plain_words, step_metrics
-from rl.ptx import PtxRow, PtxStream
-from rl.replay import write_dump
-from rl.report.load import task_scores
-from rl.report.summary import outcome, write_summary
-from rl.run_folder import RunFolder, read_jsonl
-from rl.scoring import Scorer
-from rl.shape import BY_TOKENS, TokenCost
-from rl.snapshot import CriticSnapshot
-from rl.staleness import staleness_metrics
-from rl.types import ConjointError, Group, StopRun, Task, derive_seed
-from rl.weight_sync import PausedSync
-from rollouts.budget import assign_rewards
-from rollouts.collector import Collector
-from rollouts.engine import RolloutEngine
-from rollouts.episode import EpisodeLimits
-from rollouts.lengths import Toggle, ToggleConfig
-from rollouts.scheduler import Hooks, Scheduler
+from conjoint.envs.mixture import Mixture
+from conjoint.envs.types import ConjointError, Group, StopRun, Task, derive_seed
+from conjoint.rewards.assign import assign_rewards
+from conjoint.rewards.judge.judge import Judge
+from conjoint.rewards.lengths import Toggle, ToggleConfig
+from conjoint.rewards.sandbox.base import Sandbox
+from conjoint.rewards.scoring import Scorer
+from conjoint.rl.algo.ptx import PtxRow, PtxStream
+from conjoint.rl.algo.staleness import staleness_metrics
+from conjoint.rl.config.tree import Config
+from conjoint.rl.critic.snapshot import CriticSnapshot
+from conjoint.rl.evaluate import Evaluation, Evaluator, heldout_mean
+from conjoint.rl.learner.base import Learner
+from conjoint.rl.learner.batch import Batch, heldout_batch
+from conjoint.rl.models.shape import BY_TOKENS, TokenCost
+from conjoint.rl.report.load import task_scores
+from conjoint.rl.report.summary import outcome, write_summary
+from conjoint.rl.resume.replay import write_dump
+from conjoint.rl.run.checkpoint import checkpoint_step, finished_checkpoints, prune, save_checkpoint
+from conjoint.rl.run.console import RunConsole, Stopwatch
+from conjoint.rl.run.folder import RunFolder, read_jsonl
+from conjoint.rl.run.guard import Guard, NonfiniteStop
+from conjoint.rl.run.interrupt import Interrupt
+from conjoint.rl.run.metrics import Trackers, is_flat, plain_words, step_metrics
+from conjoint.rl.stats.calibration import calibration_metrics, calibration_words, from_rows
+from conjoint.rl.weight_sync import PausedSync
+from conjoint.rollouts.collector import Collector
+from conjoint.rollouts.engine.base import RolloutEngine
+from conjoint.rollouts.episode import EpisodeLimits
+from conjoint.rollouts.scheduler import Hooks, Scheduler
 
 
 @dataclass(slots=True)

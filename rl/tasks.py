@@ -2,23 +2,27 @@
 
 import functools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
-from envs.mixture import CRITIC, Mixture, MixtureConfig, Source, split_rows
-from envs.sources.dataset import DatasetSource
-from envs.sources.gym import GymSource
-from envs.sources.nano import SOURCES, VERIFIABLE, verifiable_pairs
-from rewards import code, faithfulness, instructions, logic, safety
-from rewards import math as math_reward
-from rewards.rubrics import task_rubrics
-from rewards.sandbox import backend, languages
-from rewards.sandbox.base import SandboxConfig
-from rewards.sandbox.jail import tier_here
-from rl.config import Config, TaskConfig
-from rl.preferences import read_pairs
-from rl.sft import ptx_conversations
-from rl.types import ConjointError, Task
+from conjoint.envs.mixture import CRITIC, Mixture, MixtureConfig, Source, TaskSets, split_rows
+from conjoint.envs.nano.sources import SOURCES, VERIFIABLE, verifiable_pairs
+from conjoint.envs.sources.dataset import DatasetSource
+from conjoint.envs.task_config import TaskConfig
+from conjoint.envs.types import ConjointError, Task
+from conjoint.rewards.code import reward as code
+from conjoint.rewards.instructions import reward as instructions
+from conjoint.rewards.judge import faithfulness, safety
+from conjoint.rewards.logic import reward as logic
+from conjoint.rewards.logic.source import GymSource
+from conjoint.rewards.math import reward as math_reward
+from conjoint.rewards.rubrics.find import task_rubrics
+from conjoint.rewards.sandbox import backend
+from conjoint.rewards.sandbox.base import SandboxConfig
+from conjoint.rewards.sandbox.local import languages
+from conjoint.rewards.sandbox.local.jail import tier_here
+from conjoint.rl.config.tree import Config
+from conjoint.rl.nano.preferences import read_pairs
+from conjoint.rl.nano.sft import ptx_conversations
 
 REFERENCE_CHECKS: dict[str, Callable[[Any], None]] = {
     "math": math_reward.validate_reference,
@@ -46,19 +50,6 @@ def reference_check(
             each(reference)
 
     return check if checks else None
-
-
-@dataclass(frozen=True, slots=True)
-class TaskSets:
-    mixture: Mixture
-    heldout: dict[str, list[Task]]
-    """By kind; only kinds that a verifier grades."""
-    open: list[Task]
-    """Held-out tasks of the other kinds."""
-    judge_pairs: list[tuple[Task, str, str]]
-    """(task, right answer, wrong answer)."""
-    first: dict[str, Task]
-    """By kind; for whoever needs to see what its tasks look like."""
 
 
 def build_tasks(cfg: Config) -> TaskSets:

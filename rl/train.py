@@ -1,12 +1,12 @@
 """The joint loop. One page: verifiable rewards, self-critique, budgets and PTX meet in one step."""
 
-from rl.advantages import assign_advantages
-from rl.batch import make_batch
-from rl.critic import critic_tasks
-from rl.staleness import newest_only
-from rl.system import System
-from rl.types import Group, derive_seed
-from rollouts.budget import assign_rewards, correct_lengths
+from conjoint.envs.types import Group, derive_seed
+from conjoint.rewards.assign import assign_rewards, correct_lengths
+from conjoint.rl.algo.advantages import assign_advantages
+from conjoint.rl.algo.staleness import newest_only
+from conjoint.rl.critic.tasks import critic_tasks
+from conjoint.rl.learner.batch import make_batch
+from conjoint.rl.system import System
 
 
 async def train(system: System) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rl.types import Message, Sampler
-from rollouts.renderer import Renderer
+from conjoint.envs.types import Message, Sampler
+from conjoint.rollouts.renderer import Renderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class ChatPolicy(Protocol):
         seed: int,
         session: str = "",
     ) -> ChatAnswer:
-        """The next assistant message. `session` as in `rl.types.Sampler`."""
+        """The next assistant message. `session` as in `conjoint.envs.types.Sampler`."""
         ...
 
 

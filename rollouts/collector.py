@@ -6,11 +6,11 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar
 
-from envs.base import Env
-from rl.types import Group, Sampler, Status, StopRun, Task, Trajectory, derive_seed
-from rollouts.episode import Episode, EpisodeLimits, Pace, unpaced
-from rollouts.gateway.play import Agents
-from rollouts.renderer import Renderer
+from conjoint.envs.base import Env
+from conjoint.envs.types import Group, Sampler, Status, StopRun, Task, Trajectory, derive_seed
+from conjoint.rollouts.episode import Episode, EpisodeLimits, Pace, unpaced
+from conjoint.rollouts.gateway.play import Agents
+from conjoint.rollouts.renderer import Renderer
 
 T = TypeVar("T")
 LimitsOf = Callable[[Task], EpisodeLimits]

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rl.types import ConjointError, Message
-from rollouts.chat import ChatAnswer
+from conjoint.envs.types import ConjointError, Message
+from conjoint.rollouts.chat import ChatAnswer
 
 _MAX_REASON = 300
 """Characters of a server's own words that are passed on."""

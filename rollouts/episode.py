@@ -10,9 +10,9 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from envs.base import Env
-from rl.types import Completion, Message, Sampler, Status, Trajectory, derive_seed
-from rollouts.renderer import Renderer
+from conjoint.envs.base import Env
+from conjoint.envs.types import Completion, Message, Sampler, Status, Trajectory, derive_seed
+from conjoint.rollouts.renderer import Renderer
 
 Pace = Callable[[int], AbstractAsyncContextManager[int]]
 """`async with pace(sampled) as room`: waits until an answer that has sampled so many tokens may go

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from rollouts.episode import Pace
+from conjoint.rollouts.episode import Pace
 
 _NO_BOUND = 1 << 30
 

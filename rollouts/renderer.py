@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rl.types import ConjointError, Message
+from conjoint.envs.types import ConjointError, Message
 
 Tool = Mapping[str, Any]
 """As OpenAI's API has it: `{"type": "function", "function": {"name": ..., "parameters": ...}}`."""

@@ -16,12 +16,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from envs.mixture import plain_task, restored_task
-from rl.types import Group, Status, Task, Trajectory
-from rollouts.collector import Collector, LimitsOf
-from rollouts.engine import RolloutConfig, RolloutEngine
-from rollouts.episode import Episode
-from rollouts.pacing import Places, Shares
+from conjoint.envs.mixture import plain_task, restored_task
+from conjoint.envs.types import Group, Status, Task, Trajectory
+from conjoint.rollouts.collector import Collector, LimitsOf
+from conjoint.rollouts.engine.base import RolloutConfig, RolloutEngine
+from conjoint.rollouts.episode import Episode
+from conjoint.rollouts.pacing import Places, Shares
 
 
 @dataclass(frozen=True, slots=True)

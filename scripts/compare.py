@@ -10,10 +10,10 @@ def run(runs: Sequence[Path], against: Sequence[Path] = (), output: Path | None 
     from rich.console import Console
     from rich.table import Table
 
-    from rl.report.compare import as_rows, compare
-    from rl.report.load import load_run
-    from rl.run_folder import write_jsonl
-    from rl.types import ConjointError
+    from conjoint.envs.types import ConjointError
+    from conjoint.rl.report.compare import as_rows, compare
+    from conjoint.rl.report.load import load_run
+    from conjoint.rl.run.folder import write_jsonl
 
     if output is not None and output.exists():
         raise ConjointError(f"--output {output} exists already and is not overwritten")
@@ -37,6 +37,6 @@ def run(runs: Sequence[Path], against: Sequence[Path] = (), output: Path | None 
 
 
 if __name__ == "__main__":
-    from scripts.main import main_of
+    from conjoint.scripts.main import main_of
 
     main_of("compare", sys.argv[1:])

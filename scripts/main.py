@@ -8,11 +8,12 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
 
-from rl.types import ConjointError, StopRun
+from conjoint.envs.types import ConjointError, StopRun
 
 MISTAKE, STOPPED, INTERRUPTED = 2, 3, 130
 
@@ -164,14 +165,14 @@ def main() -> None:
 
 
 def main_of(verb: str, argv: Sequence[str]) -> None:
-    """One verb by itself: what `python -m scripts.VERB` runs."""
+    """One verb by itself: what `python -m conjoint.scripts.VERB` runs."""
     app([verb, *argv], prog_name="conjoint")
 
 
 def _dispatch(verb: str, *args: Any, **options: Any) -> None:
-    """Call `run` of scripts/VERB.py and exit with its code, or with that of the error it raised."""
+    """Call the verb's `run` and exit with its code, or with that of the error it raised."""
     try:
-        code = importlib.import_module(f"scripts.{verb}").run(*args, **options)
+        code = _module_of(verb).run(*args, **options)
     except ConjointError as error:
         code = _say("error", error, MISTAKE)
     except StopRun as stop:
@@ -179,6 +180,14 @@ def _dispatch(verb: str, *args: Any, **options: Any) -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     raise typer.Exit(code or 0)
+
+
+def _module_of(verb: str) -> ModuleType:
+    """scripts/VERB.py or, where the verb is a folder, scripts/VERB/main.py."""
+    module = importlib.import_module(f"conjoint.scripts.{verb}")
+    if not hasattr(module, "__path__"):
+        return module
+    return importlib.import_module(f"{module.__name__}.main")
 
 
 def _say(word: str, error: Exception, code: int) -> int:

@@ -1,4 +1,4 @@
-"""`python -m scripts.mutants [NAME...]`: break one line at a time and see the named test fail.
+"""`python -m conjoint.scripts.mutants [NAME...]`: break one line at a time and see its test fail.
 
 The list is tests/mutants.toml. Each mutation happens in a copy of the working tree, so the tree
 itself is never touched. Exit code 1 if a mutant survives, 2 if the list does not fit the code.
@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from rl.types import ConjointError
+from conjoint.envs.types import ConjointError
 
 ROOT = Path(__file__).resolve().parent.parent
 LIST = Path("tests/mutants.toml")
+PACKAGES = ("configs", "envs", "rewards", "rl", "rollouts", "scripts")
 TIMEOUT = 300.0
 TESTS_FAILED = 1  # pytest's exit code; 0 is passed, others judge nothing (2: broken file, 5: none)
 NO_ANSWER = -1
@@ -88,6 +89,11 @@ def copied_tree(root: Path) -> Iterator[Path]:
                 target = Path(folder, name)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(root / name, target)
+        # The copy under its import name: it comes before the installed package on the path.
+        links = Path(folder, "build", "links", "conjoint")
+        links.mkdir(parents=True)
+        for package in PACKAGES:
+            (links / package).symlink_to(Path(folder, package))
         yield Path(folder)
 
 
@@ -153,7 +159,8 @@ def run_tests(tests: Sequence[str], tree: Path) -> tuple[int, str]:
 
     Without bytecode: a mutant may equal the original in size and second, all that a cache checks.
     """
-    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    path = os.pathsep.join(map(str, (tree, tree / "build" / "links")))
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     with subprocess.Popen(
         command,

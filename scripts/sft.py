@@ -13,9 +13,9 @@ def run(overrides: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Nano trains on the CPU wherever it is built; else DeepSpeed warns that it found no GPU.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from rl.config import load_config
-    from rl.nano_cache import nano_policy
-    from rl.types import ConjointError
+    from conjoint.envs.types import ConjointError
+    from conjoint.rl.config.compose import load_config
+    from conjoint.rl.nano.cache import nano_policy
 
     cfg = load_config(overrides)
     if cfg.model != "nano":
@@ -37,6 +37,6 @@ def preference_words(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    from scripts.main import main_of
+    from conjoint.scripts.main import main_of
 
     main_of("sft", sys.argv[1:])

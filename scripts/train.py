@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rl.config import Config
-    from rl.plan import Plan
-    from rl.resume import Resume
+    from conjoint.rl.config.tree import Config
+    from conjoint.rl.plan import Plan
+    from conjoint.rl.resume.resume import Resume
 
 NOT_FINITE = 3
 """Exit code of a replay that finds a number which is not finite."""
@@ -17,8 +17,8 @@ NOT_FINITE = 3
 
 def run(overrides: list[str], *, dry_run: bool = False) -> int:
     """Train and return the exit code: 0, or 128 + the signal that ended the run early."""
-    from rl.console import RunConsole
-    from rl.plan import prepare
+    from conjoint.rl.plan import prepare
+    from conjoint.rl.run.console import RunConsole
 
     if any(o.startswith("replay=") for o in overrides):
         return _replay(overrides, dry_run=dry_run)
@@ -32,8 +32,8 @@ def run(overrides: list[str], *, dry_run: bool = False) -> int:
 
 def _configured(overrides: list[str]) -> "tuple[Config, Resume | None]":
     """The configuration, and the run to go on with (whose stored configuration it then is)."""
-    from rl.config import load_config
-    from rl.resume import open_resume
+    from conjoint.rl.config.compose import load_config
+    from conjoint.rl.resume.resume import open_resume
 
     if any(o.startswith("resume=") for o in overrides):
         return open_resume(overrides)
@@ -42,7 +42,7 @@ def _configured(overrides: list[str]) -> "tuple[Config, Resume | None]":
 
 def _replay(overrides: list[str], *, dry_run: bool) -> int:
     """The learner alone on a stored batch: 0 if every number is finite, else 3."""
-    from rl.replay import open_replay, replay, result_words
+    from conjoint.rl.resume.replay import open_replay, replay, result_words
 
     dump, cfg, model = open_replay(overrides)
     if dry_run:
@@ -54,20 +54,20 @@ def _replay(overrides: list[str], *, dry_run: bool) -> int:
 
 
 async def _run(plan: "Plan", resume: "Resume | None") -> int:
-    from rl.console import RunConsole
-    from rl.plan import next_command
-    from rl.run_folder import RunFolder
+    from conjoint.rl.plan import next_command
+    from conjoint.rl.run.console import RunConsole
+    from conjoint.rl.run.folder import RunFolder
 
     cfg = plan.cfg
     checkpoint = resume.begin(cfg.num_steps) if resume else None
     new = Path(cfg.run_dir) if cfg.run_dir else None
     folder = resume.folder if resume else RunFolder.create(new, cfg.name)
     # What follows loads Ray and the engines: only now, when nothing can be refused any more.
-    from rl.build import start
-    from rl.garbage import collecting_less
-    from rl.interrupt import Interrupt, kill_all, own_processes
-    from rl.report.build import build_report
-    from rl.train import train
+    from conjoint.rl.build import start
+    from conjoint.rl.report.build import build_report
+    from conjoint.rl.run.cycle_collector import collecting_less
+    from conjoint.rl.run.interrupt import Interrupt, kill_all, own_processes
+    from conjoint.rl.train import train
 
     console = RunConsole(cfg.num_steps)
     words = plan.words
@@ -99,6 +99,6 @@ async def _run(plan: "Plan", resume: "Resume | None") -> int:
 
 
 if __name__ == "__main__":
-    from scripts.main import main_of
+    from conjoint.scripts.main import main_of
 
     main_of("train", sys.argv[1:])

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any
 
-from rl.types import Completion
-from rollouts.episode import EpisodeLimits
-from rollouts.gateway.server import Gateway
-from rollouts.gateway.session import Session
-from rollouts.renderer import Renderer
+from conjoint.envs.types import Completion
+from conjoint.rollouts.episode import EpisodeLimits
+from conjoint.rollouts.gateway.server import Gateway
+from conjoint.rollouts.gateway.session import Session
+from conjoint.rollouts.renderer import Renderer
 
 ROOMY = EpisodeLimits(budget=1000, max_model_len=4000, max_turns=20, temperature=1.0)
 
@@ -47,7 +47,7 @@ TOOLS: list[dict[str, Any]] = [
 @cache
 def tokenizer(template: str = TOOL_TEMPLATE) -> Any:
     """Nano's tokenizer with another template."""
-    from rl.nano import NanoConfig, build_tokenizer
+    from conjoint.rl.nano.model import NanoConfig, build_tokenizer
 
     made = build_tokenizer([WORDS, json.dumps(TOOLS)], NanoConfig(vocab_size=400))
     made.chat_template = template

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from rl.types import Completion, StopRun
-from rollouts.engine import RolloutEngine
-from rollouts.weights import Sent
+from conjoint.envs.types import Completion, StopRun
+from conjoint.rollouts.engine.base import RolloutEngine
+from conjoint.rollouts.weights.manifest import Sent
 
 PROMPT = [15, 16, 17]
 OTHER = [18, 19, 20, 21, 22, 23]

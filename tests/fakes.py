@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rl.types import Completion, Message, StopRun
-from rollouts.chat import ChatAnswer
+from conjoint.envs.types import Completion, Message, StopRun
+from conjoint.rollouts.chat import ChatAnswer
 
 END = 1
 OFFSET = 10

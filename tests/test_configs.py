@@ -9,9 +9,10 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from rl.config import CONFIG_DIR, Config, compose, config_groups, from_dict, load_config
-from rl.overrides import dataclass_in, is_dict
-from rl.types import ConjointError
+from conjoint.envs.types import ConjointError
+from conjoint.rl.config.compose import CONFIG_DIR, compose, config_groups, from_dict, load_config
+from conjoint.rl.config.overrides import dataclass_in, is_dict
+from conjoint.rl.config.tree import Config
 
 GROUPS = config_groups()
 EXPERIMENTS = GROUPS["experiment"]
@@ -52,7 +53,7 @@ def test_every_group_file_composes_and_validates(group: str, name: str):
 
 @pytest.mark.parametrize("model", ["nano", "smollm2-135m"])
 def test_the_command_that_a_run_ends_with_composes(model: str):
-    from rl.plan import next_command
+    from conjoint.rl.plan import next_command
 
     words = next_command(load_config([f"model={model}"])).partition("conjoint train ")[2].split()
     assert load_config(words).name in EXPERIMENTS
@@ -60,7 +61,7 @@ def test_the_command_that_a_run_ends_with_composes(model: str):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_validates_and_prints_its_plan(name: str):
-    from rl.plan import plan_words
+    from conjoint.rl.plan import plan_words
 
     cfg = experiment(name)
     words = " ".join(plan_words(cfg))
@@ -76,7 +77,7 @@ def test_every_experiment_validates_and_prints_its_plan(name: str):
     [("quickstart", 0), ("smollm2_cpu", 0), ("gpu_1", 1), ("gpu_8", 8), ("nodes_2", 16)],
 )
 def test_every_experiment_asks_for_the_gpus_in_its_name(name: str, gpus: int):
-    from rl.placement import bundles
+    from conjoint.rl.cluster.placement import bundles
 
     cfg = experiment(name)
     wanted = bundles(cfg.rollout, cfg.learner)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rl.config import load_config
+from conjoint.rl.config.compose import load_config
 
 PAGE = (Path(__file__).parents[1] / "docs" / "budgets.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^conjoint train (.*)$", PAGE, re.MULTILINE)

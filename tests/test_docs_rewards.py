@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from scripts.main import app
+from conjoint.scripts.main import app
 
 ROOT = Path(__file__).parents[1]
 DOC = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")

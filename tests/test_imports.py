@@ -1,6 +1,7 @@
-"""Who may import whom, and which file may import which heavy package: listed on purpose only."""
+"""The one rule of imports, and who may import which heavy package: listed on purpose only."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,166 +10,196 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("rl", "envs", "rewards", "rollouts", "configs", "scripts")
+ORDER = ("configs", "envs", "rollouts", "rewards", "rl", "scripts")
+"""The order of the data. A package imports itself and those before it."""
 
-# Imports in functions count too; only `if TYPE_CHECKING:` does not, because it never runs.
 HEAVY: dict[str, set[str]] = {
     "torch": {
-        "rl/bench/head_bench.py",
-        "rl/bench/trl_step.py",
-        "rl/bench/trl_trainer.py",
-        "rl/diagnose.py",
-        "rl/head.py",
-        "rl/learner_model.py",
-        "rl/learner_rank.py",
-        "rl/learner_stats.py",
-        "rl/lora.py",
-        "rl/models.py",
-        "rl/nano.py",
-        "rl/nccl_sync.py",
-        "rl/optim/batched_muon.py",
-        "rl/optim/muon.py",
-        "rl/optim/muon_clip.py",
-        "rl/optim/qk_clip.py",
-        "rl/optim/zero_layout.py",
-        "rl/packed.py",
-        "rl/reference.py",
-        "rl/weight_sync.py",
-        "rollouts/decoding.py",
-        "rollouts/digest.py",
-        "rollouts/transformers_worker.py",
-        "rollouts/weights.py",
+        "scripts/bench/learner/head.py",
+        "scripts/bench/learner/trl_step.py",
+        "scripts/bench/rollout/trl_trainer.py",
+        "rl/resume/diagnose.py",
+        "rl/learner/forward/head.py",
+        "rl/learner/forward/model.py",
+        "rl/learner/rank.py",
+        "rl/learner/stats.py",
+        "rl/learner/lora.py",
+        "rl/models/resolve.py",
+        "rl/nano/model.py",
+        "rollouts/weights/nccl_sender.py",
+        "rl/learner/optim/batched_muon.py",
+        "rl/learner/optim/muon.py",
+        "rl/learner/optim/muon_clip.py",
+        "rl/learner/optim/qk_clip.py",
+        "rl/learner/optim/zero_layout.py",
+        "rl/learner/forward/packed.py",
+        "rl/learner/forward/reference.py",
+        "rollouts/weights/shm_sender.py",
+        "rollouts/engine/decoding.py",
+        "rollouts/weights/digest.py",
+        "rollouts/engine/transformers_worker.py",
+        "rollouts/weights/buffer.py",
     },
     "transformers": {
-        "rl/bench/head_bench.py",
-        "rl/bench/trl_step.py",
-        "rl/bench/trl_trainer.py",
-        "rl/learner_model.py",
-        "rl/lora.py",
-        "rl/models.py",
-        "rl/nano.py",
-        "rl/optim/qk_clip.py",
-        "rl/packed.py",
-        "rl/sft.py",
-        "rollouts/decoding.py",
+        "scripts/bench/learner/head.py",
+        "scripts/bench/learner/trl_step.py",
+        "scripts/bench/rollout/trl_trainer.py",
+        "rl/learner/forward/model.py",
+        "rl/learner/lora.py",
+        "rl/models/resolve.py",
+        "rl/nano/model.py",
+        "rl/learner/optim/qk_clip.py",
+        "rl/learner/forward/packed.py",
+        "rl/nano/sft.py",
+        "rollouts/engine/decoding.py",
         "rollouts/renderer.py",
     },
-    "tokenizers": {"rl/nano.py"},
-    "huggingface_hub": {"rl/models.py"},
+    "tokenizers": {"rl/nano/model.py"},
+    "huggingface_hub": {"rl/models/resolve.py"},
     "vllm": {
-        "rl/bench/bare_vllm.py",
-        "rl/ipc_sync.py",
-        "rl/nccl_sync.py",
-        "rollouts/cpu_executor.py",
-        "rollouts/ipc_transfer.py",
-        "rollouts/nccl_transfer.py",
-        "rollouts/shm_transfer.py",
-        "rollouts/vllm_worker.py",
+        "scripts/bench/rollout/bare_vllm.py",
+        "rollouts/weights/ipc_sender.py",
+        "rollouts/weights/nccl_sender.py",
+        "rollouts/engine/cpu_executor.py",
+        "rollouts/weights/ipc_receiver.py",
+        "rollouts/weights/nccl_receiver.py",
+        "rollouts/weights/shm_receiver.py",
+        "rollouts/engine/vllm_worker.py",
     },
     "ray": {
-        "rl/bench/joint_bench.py",
-        "rl/bench/rollout_bench.py",
+        "scripts/bench/rollout/joint.py",
+        "scripts/bench/rollout/measure.py",
         "rl/build.py",
-        "rl/learner_group.py",
-        "rl/nccl_sync.py",
-        "rl/eval/policy.py",
-        "rl/placement.py",
-        "rl/ray_start.py",
-        "rollouts/vllm_engine.py",
-        "rollouts/worker_set.py",
+        "rl/learner/group.py",
+        "rollouts/weights/nccl_sender.py",
+        "scripts/eval/open_policy.py",
+        "rl/cluster/placement.py",
+        "rl/cluster/ray_start.py",
+        "rollouts/engine/driver.py",
+        "rollouts/engine/worker_set.py",
     },
-    "deepspeed": {"rl/learner_rank.py"},
-    "peft": {"rl/lora.py"},
-    "trl": {"rl/bench/trl_step.py", "rl/bench/trl_trainer.py", "rl/sft.py"},
-    "datasets": {"rl/bench/trl_step.py", "rl/bench/trl_trainer.py", "rl/sft.py"},
-    "wandb": {"rl/metrics.py"},
-    "hydra": {"rl/config.py"},
-    "omegaconf": {"rl/config.py"},
+    "deepspeed": {"rl/learner/rank.py"},
+    "peft": {"rl/learner/lora.py"},
+    "trl": {
+        "scripts/bench/learner/trl_step.py",
+        "scripts/bench/rollout/trl_trainer.py",
+        "rl/nano/sft.py",
+    },
+    "datasets": {
+        "scripts/bench/learner/trl_step.py",
+        "scripts/bench/rollout/trl_trainer.py",
+        "rl/nano/sft.py",
+    },
+    "wandb": {"rl/run/metrics.py"},
+    "hydra": {"rl/config/compose.py"},
+    "omegaconf": {"rl/config/compose.py"},
     "openai": {"rollouts/endpoint.py"},
-    "e2b": {"rewards/sandbox/e2b.py"},
+    "e2b": {"rewards/sandbox/remote/e2b.py"},
     "aiohttp": {"rollouts/gateway/server.py"},
-    "httpx": {"rewards/sandbox/e2b.py", "rewards/sandbox/http.py"},
-    "tenacity": {"rewards/sandbox/remote.py"},
-    "math_verify": {"rewards/symbolic.py"},
-    "sympy": {"rewards/gym.py", "rewards/symbolic.py"},
-    "reasoning_gym": {"rewards/gym.py"},
-    "nltk": {"rewards/claims.py", "rewards/ifeval/text.py", "rl/rubric/wording.py"},
-    "langdetect": {"rewards/ifeval/text.py"},
-    "pebble": {"rewards/worker.py"},
-    "pyarrow": {"envs/sources/dataset.py", "rl/ptx.py"},
+    "httpx": {"rewards/sandbox/remote/e2b.py", "rewards/sandbox/remote/http.py"},
+    "tenacity": {"rewards/sandbox/remote/remote.py"},
+    "math_verify": {"rewards/math/symbolic.py"},
+    "sympy": {"rewards/logic/gym.py", "rewards/math/symbolic.py"},
+    "reasoning_gym": {"rewards/logic/gym.py"},
+    "nltk": {"rewards/text/claims.py", "rewards/instructions/text.py", "scripts/rubric/wording.py"},
+    "langdetect": {"rewards/instructions/text.py"},
+    "pebble": {"rewards/killable.py"},
+    "pyarrow": {"envs/sources/rows.py", "rl/algo/ptx.py"},
     "plotly": set(),
     "gguf": set(),
 }
 
-FILES = sorted(
-    file.relative_to(ROOT).as_posix() for name in PACKAGES for file in (ROOT / name).rglob("*.py")
-)
+FILES = {
+    "conjoint."
+    + file.relative_to(ROOT)
+    .as_posix()
+    .removesuffix(".py")
+    .removesuffix("/__init__")
+    .replace("/", "."): file
+    for package in ORDER
+    for file in sorted((ROOT / package).rglob("*.py"))
+}
+"""Module -> its file."""
 
 
-def imported(file: str) -> Iterator[tuple[str, int]]:
-    """Every module that a file imports anywhere when it runs, with the line."""
-    module = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-    todo: list[ast.AST] = [module]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-            todo += node.orelse
-            continue
+def imported(source: str) -> Iterator[str]:
+    """Every module that a file imports anywhere, for type checking and in functions too; of
+    `from package import name` both, since the name may be a module."""
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}:{node.lineno} imports relatively: name the package"
-            yield node.module or "", node.lineno
-            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
-        todo += ast.iter_child_nodes(node)
+            assert node.level == 0, f"line {node.lineno} imports relatively: name the package"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def within(module: str, package: str) -> bool:
-    return module == package or module.startswith(f"{package}.")
+MODULES = {module for module, file in FILES.items() if file.name != "__init__.py"}
+IMPORTS = {module: set(imported(file.read_text())) for module, file in FILES.items()}
 
 
-def breaks_direction(file: str, module: str) -> bool:
-    """rl.types <- envs, rewards, rollouts <- the rest of rl <- scripts."""
-    if not any(within(module, package) for package in PACKAGES):
-        return False
-    if file == "rl/types.py":
-        return True
-    home = file.partition("/")[0]
-    if home in ("envs", "rewards", "rollouts"):
-        return within(module, "scripts") or (
-            within(module, "rl") and not within(module, "rl.types")
-        )
-    return home != "scripts" and within(module, "scripts")
+def upwards(module: str, other: str) -> bool:
+    """Whether `other` stands in a later package than `module`, which imports it."""
+    home, away = (ORDER.index(name.split(".")[1]) for name in (module, other))
+    return away > home
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_imports_point_one_way(file: str):
+def test_a_package_imports_only_itself_and_those_before_it():
     wrong = [
-        f"{file}:{line} imports {module}"
-        for module, line in imported(file)
-        if breaks_direction(file, module) and module != "rl"
+        f"{module} imports {other}"
+        for module, others in IMPORTS.items()
+        for other in sorted(others & FILES.keys())
+        if upwards(module, other)
     ]
     assert not wrong, "\n".join(wrong)
 
 
+def test_no_circles():
+    graph = {module: (others & MODULES) - {module} for module, others in IMPORTS.items()}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which shows the circle
+
+
+def test_every_import_of_ours_has_the_one_name_and_exists():
+    for module, others in IMPORTS.items():
+        for other in others:
+            top = other.partition(".")[0]
+            assert top not in ORDER, f"{module} imports {other}: write conjoint.{other}"
+    for module, file in FILES.items():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("conjoint"):
+                assert node.module in FILES, f"{module}:{node.lineno} imports {node.module}"
+
+
 @pytest.mark.parametrize("package", sorted(HEAVY))
 def test_heavy_packages_are_imported_only_where_listed(package: str):
-    found = {file for file in FILES for module, _ in imported(file) if within(module, package)}
+    found = {
+        FILES[module].relative_to(ROOT).as_posix()
+        for module in FILES
+        if any(n == package or n.startswith(f"{package}.") for n in runtime_imports(module))
+    }
     assert found == HEAVY[package]
+
+
+def runtime_imports(module: str) -> Iterator[str]:
+    """What a file imports when it runs: all but what stands under `if TYPE_CHECKING:`."""
+    tree = ast.parse(FILES[module].read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            node.body = [ast.Pass()]
+    return imported(ast.unparse(tree))
 
 
 @pytest.mark.parametrize(
     "modules",
     [
-        "rl.types, rewards.base, envs.base",
-        "rl.config",
-        "scripts.main, scripts.train, scripts.report",
+        "conjoint.envs.types, conjoint.rewards.base, conjoint.envs.base",
+        "conjoint.rl.config.compose",
+        "conjoint.scripts.main, conjoint.scripts.train, conjoint.scripts.report",
     ],
 )
 def test_light_modules_load_no_heavy_package(modules: str):
     result = subprocess.run(
         [sys.executable, "-c", f"import sys, {modules}; print(*sys.modules)"],
-        cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
@@ -178,18 +209,31 @@ def test_light_modules_load_no_heavy_package(modules: str):
 
 
 @pytest.mark.parametrize(
-    ("file", "module", "broken"),
+    ("module", "other", "wrong"),
     [
-        ("rl/types.py", "envs.base", True),
-        ("envs/base.py", "rl.types", False),
-        ("rewards/base.py", "rl.typesetting", True),
-        ("rollouts/x.py", "rl.learner", True),
-        ("rl/train.py", "rollouts.engine", False),
-        ("rl/train.py", "scripts.main", True),
-        ("scripts/train.py", "rl.train", False),
-        ("rewards/base.py", "scripts.main", True),
-        ("rewards/base.py", "rlax", False),
+        ("conjoint.envs.types", "conjoint.rewards.base", True),
+        ("conjoint.rollouts.chat", "conjoint.envs.types", False),
+        ("conjoint.rollouts.chat", "conjoint.rewards.base", True),
+        ("conjoint.rewards.base", "conjoint.rl.train", True),
+        ("conjoint.rl.train", "conjoint.rewards.base", False),
+        ("conjoint.rl.train", "conjoint.scripts.main", True),
+        ("conjoint.scripts.train", "conjoint.rl.train", False),
     ],
 )
-def test_the_direction_rule_itself(file: str, module: str, broken: bool):
-    assert breaks_direction(file, module) is broken
+def test_the_rule_itself(module: str, other: str, wrong: bool):
+    assert upwards(module, other) is wrong
+
+
+def test_rooms_stay_small():
+    """At most 13 files a folder, 400 lines a file and 60 a function."""
+    for package in ORDER:
+        for folder in [ROOT / package, *(f for f in (ROOT / package).rglob("*") if f.is_dir())]:
+            files = [f for f in folder.glob("*.py") if f.name != "__init__.py"]
+            assert len(files) <= 13, f"{folder} has {len(files)} files"
+    for module, file in FILES.items():
+        source = file.read_text()
+        assert source.count("\n") <= 400, f"{file} has {source.count(chr(10))} lines"
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                assert lines <= 60, f"{module}.{node.name} has {lines} lines"

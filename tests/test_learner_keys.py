@@ -27,17 +27,18 @@ from typing import Any, get_type_hints
 import pytest
 import torch
 
-from rl import learner_group
-from rl.advantages import assign_advantages
-from rl.batch import Batch, make_batch
-from rl.config import Config, compose, from_dict
-from rl.deepspeed_config import deepspeed_config
-from rl.learner_group import LearnerGroup, RankArguments
-from rl.learner_rank import LearnerRank
-from rl.overrides import dataclass_in, is_dict
-from rl.plan import prepare
-from rl.ptx import PtxStream
-from rl.types import Completion, ConjointError, Group, Status, StopRun, Task, Trajectory
+from conjoint.envs.types import Completion, ConjointError, Group, Status, StopRun, Task, Trajectory
+from conjoint.rl.algo.advantages import assign_advantages
+from conjoint.rl.algo.ptx import PtxStream
+from conjoint.rl.config.compose import compose, from_dict
+from conjoint.rl.config.overrides import dataclass_in, is_dict
+from conjoint.rl.config.tree import Config
+from conjoint.rl.learner import group as learner_group
+from conjoint.rl.learner.batch import Batch, make_batch
+from conjoint.rl.learner.deepspeed_config import deepspeed_config
+from conjoint.rl.learner.group import LearnerGroup, RankArguments
+from conjoint.rl.learner.rank import LearnerRank
+from conjoint.rl.plan import prepare
 from tests.fakes import CharRenderer, tiny_llama
 
 GROUPS = ("advantage", "checkpoint", "learner", "loss", "mismatch", "optim", "ptx")

@@ -19,7 +19,7 @@ def test_an_example_is_short_and_runs(tmp_path: Path, block: str):
     # The model folder of the first example has to exist.
     script = block.replace("conjoint train", "conjoint train --dry-run")
     script = script.replace(" model=path/to/model", "").replace("smollm2_cpu", "quickstart")
-    script = script.replace("conjoint rubric preview", ":")  # tests/rl/rubric/test_walk.py has it
+    script = script.replace("conjoint rubric preview", ":")  # rubric/test_walk.py has it
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euc", script],

@@ -7,8 +7,8 @@ import tomllib
 
 import pytest
 
-from scripts import bootstrap
-from scripts.bootstrap import (
+from conjoint.scripts import bootstrap
+from conjoint.scripts.bootstrap import (
     CONSTRAINTS,
     OVERRIDES,
     ROOT,

@@ -6,13 +6,13 @@ line and field. TRL: `prompt` (text or messages) and further columns. verl: `pro
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rl.types import ConjointError, Message, Task
+from conjoint.envs.sources.rows import json_type, open_rows
+from conjoint.envs.types import ConjointError, Message, Task
 
 Validate = Callable[[str, Any], None]
 """`(kind, reference)`; raises ConjointError or ValueError where no answer could be graded by it."""
@@ -99,74 +99,6 @@ def fingerprint(tasks: Sequence[Task]) -> str:
 # Reading: (line or row number from 1, row).
 
 
-def open_rows(path: Path) -> tuple[str, Iterator[tuple[int, dict[str, Any]]]]:
-    """("line" or "row", the rows). Raises ConjointError where the file is not one of the kinds."""
-    if not path.exists():
-        raise ConjointError(f"there is no file {path}; give a .jsonl or .parquet file of rows.")
-    if not path.is_file():
-        raise ConjointError(f"{path} is a folder; give one .jsonl or .parquet file of rows.")
-    readers = {".jsonl": ("line", _read_jsonl), ".parquet": ("row", _read_parquet)}
-    if path.suffix.lower() not in readers:
-        raise ConjointError(f"{path} has the ending '{path.suffix}'; expected .jsonl or .parquet.")
-    where, read = readers[path.suffix.lower()]
-    return where, read(path)
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, raw in _lines(path):
-        if not raw.strip():
-            continue
-        try:
-            row = json.loads(raw.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise ConjointError(
-                f"{path} line {number}: byte {error.start + 1} is not UTF-8; save it as UTF-8."
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise ConjointError(
-                f"{path} line {number}: invalid JSON ({_json_problem(error)}); expected one object "
-                "a line."
-            ) from error
-        if not isinstance(row, dict):
-            raise ConjointError(
-                f"{path} line {number}: {_type(row)} instead of a JSON object; expected one object "
-                "a line."
-            )
-        yield number, row
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line) without a byte-order mark; one line is in memory at a time."""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-    except OSError as error:
-        raise ConjointError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-def _json_problem(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at column {error.colno}"
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error).split(";")[0]
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise ConjointError(f"{path} is not a readable parquet file: {reason}.") from error
-
-
 # One row -> one task.
 
 
@@ -200,14 +132,14 @@ def _trl(row: dict[str, Any]) -> tuple[list[Message], Any, str, dict[str, Any]]:
 def _verl(row: dict[str, Any]) -> tuple[list[Message], Any, str, dict[str, Any]]:
     model, field = row["reward_model"], "reward_model.ground_truth"
     if not isinstance(model, Mapping):
-        raise _BadRow(f"field 'reward_model' is {_type(model)}; expected an object")
+        raise _BadRow(f"field 'reward_model' is {json_type(model)}; expected an object")
     if model.get("ground_truth") is None:
         raise _BadRow(f"field '{field}' is missing; expected what a verifier compares with")
     if row.get("prompt") is None:
         raise _BadRow(f"field 'prompt' is missing; {_FORMS}")
     extra = row.get("extra_info")
     if extra is not None and not isinstance(extra, Mapping):
-        raise _BadRow(f"field 'extra_info' is {_type(extra)}; expected an object")
+        raise _BadRow(f"field 'extra_info' is {json_type(extra)}; expected an object")
     rest = {k: v for k, v in row.items() if k not in ("prompt", "reward_model", "extra_info")}
     meta = {**rest, **(extra or {})}
     if isinstance(row["prompt"], list):
@@ -220,7 +152,9 @@ def _gsm8k(row: dict[str, Any], kind: str) -> tuple[list[Message], Any, str, dic
     meta = {k: v for k, v in row.items() if k not in ("question", "answer")}
     if kind == "math":
         if not isinstance(answer, str):
-            raise _BadRow(f"field 'answer' is {_type(answer)}; expected text ending in '#### n'")
+            raise _BadRow(
+                f"field 'answer' is {json_type(answer)}; expected text ending in '#### n'"
+            )
         _, marker, answer = answer.rpartition("####")
         answer = answer.strip()
         if not marker or not answer or "\n" in answer:
@@ -238,18 +172,18 @@ def _messages(value: Any, field: str) -> list[Message]:
             raise _BadRow(f"field '{field}' is empty; expected text")
         return [Message(role="user", content=value)]
     if not isinstance(value, list) or not value:
-        what = "an empty list" if value == [] else _type(value)
+        what = "an empty list" if value == [] else json_type(value)
         raise _BadRow(f"field '{field}' is {what}; expected text or a list of messages")
     messages = []
     for place, message in enumerate(value):
         where = f"{field}[{place}]"
         if not isinstance(message, Mapping):
-            raise _BadRow(f"field '{where}' is {_type(message)}; expected role and content")
+            raise _BadRow(f"field '{where}' is {json_type(message)}; expected role and content")
         role, content = message.get("role"), message.get("content")
         if role not in list(_ROLES):
             raise _BadRow(f"field '{where}.role' is {role!r}; expected one of {', '.join(_ROLES)}")
         if not isinstance(content, str) or not content.strip():
-            what = "empty" if isinstance(content, str) else _type(content)
+            what = "empty" if isinstance(content, str) else json_type(content)
             raise _BadRow(f"field '{where}.content' is {what}; expected text")
         messages.append(Message(role=role, content=content))
     if messages[-1]["role"] != "user":
@@ -284,9 +218,3 @@ def no_reference(reference: Any) -> str:
         return str(reference)
     blank = not reference.strip() if isinstance(reference, str) else reference in ([], {})
     return "empty" if blank else ""
-
-
-def _type(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
-    names |= {int: "a number", float: "a number", type(None): "null"}
-    return names.get(type(value), type(value).__name__)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
-from rl.types import ConjointError, Message, Task, derive_seed
+from conjoint.envs.types import ConjointError, Message, Task, derive_seed
 
 SPLITS: dict[str, range] = {
     "sft": range(0, 9),

@@ -3,22 +3,22 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rewards.sandbox.base import Sandbox, SandboxConfig
+from conjoint.rewards.sandbox.base import Sandbox, SandboxConfig
 
 
 def make_sandbox(config: SandboxConfig) -> Sandbox:
     """Not started yet. Raises ConjointError for settings with which nothing could be run."""
     if config.backend == "local":
-        from rewards.sandbox.jail import LocalJail
+        from conjoint.rewards.sandbox.local.jail import LocalJail
 
         return LocalJail(config)
-    from rewards.sandbox.remote import RemoteSandbox
+    from conjoint.rewards.sandbox.remote.remote import RemoteSandbox
 
     if config.backend == "http":
-        from rewards.sandbox.http import HttpPlace
+        from conjoint.rewards.sandbox.remote.http import HttpPlace
 
         return RemoteSandbox(config, HttpPlace(config))
-    from rewards.sandbox.e2b import E2BPlace
+    from conjoint.rewards.sandbox.remote.e2b import E2BPlace
 
     return RemoteSandbox(config, E2BPlace(config))
 
@@ -27,7 +27,7 @@ def unfit(config: SandboxConfig, reference: Mapping[str, Any]) -> str:
     """Why this backend cannot grade a valid code reference; empty if it can."""
     if config.backend == "local":
         return ""
-    from rewards.sandbox import remote
+    from conjoint.rewards.sandbox.remote import remote
 
     if reference["language"] != "python":
         return remote.unfit(config.backend, f"language '{reference['language']}'")

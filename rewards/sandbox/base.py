@@ -1,7 +1,7 @@
 """The sandbox contract: a program in, a `Result` out; untrusted code never runs in our processes.
 
 Owns the nouns (`Program`, `Result`, `Answer`), the settings and the errors that every sandbox
-shares. Standard library only. How a program is graded is `rewards/code.py`'s business.
+shares. Standard library only. How a program is graded is `rewards/code/reward.py`'s business.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-from rl.types import ConjointError
+from conjoint.envs.types import ConjointError
 
 BACKENDS = ("local", "e2b", "http")
 ISOLATIONS = ("auto", "namespaces", "landlock")

@@ -10,14 +10,20 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from rl.console import PHASES, duration, number
-from rl.report.charts import LEFT, RIGHT, WIDTH, change_bar, interval_words
-from rl.report.load import RunData, eval_fingerprint, load_run, read_summary
-from rl.report.panels import TIME_COLORS, curve_panels
-from rl.report.reliability import NOTE, calibration_cards
-from rl.report.samples import choose_samples
-from rl.report.summary import Comparison, compare_judge, compare_kinds, compare_ptx, time_split
-from rl.run_folder import write_atomically
+from conjoint.rl.report.charts import LEFT, RIGHT, WIDTH, change_bar, interval_words
+from conjoint.rl.report.load import RunData, eval_fingerprint, load_run, read_summary
+from conjoint.rl.report.panels import TIME_COLORS, curve_panels
+from conjoint.rl.report.reliability import NOTE, calibration_cards
+from conjoint.rl.report.samples import choose_samples
+from conjoint.rl.report.summary import (
+    Comparison,
+    compare_judge,
+    compare_kinds,
+    compare_ptx,
+    time_split,
+)
+from conjoint.rl.run.console import PHASES, duration, number
+from conjoint.rl.run.folder import write_atomically
 
 COLORS = 8
 
@@ -30,7 +36,7 @@ def build_report(run: Path) -> Path:
     data = load_run(run)
     colors = {kind: i % COLORS for i, kind in enumerate(data.kinds)}
     environment = Environment(
-        loader=PackageLoader("rl.report", "."), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader("conjoint.rl.report", "."), autoescape=True, undefined=StrictUndefined
     )
     environment.filters["number"] = number
     page = environment.get_template("report.html").render(

@@ -13,7 +13,7 @@ from html import escape
 
 from markupsafe import Markup
 
-from rl.calibration import Bin
+from conjoint.rl.stats.calibration import Bin
 
 Points = Sequence[tuple[float, float]]
 """(step, value), ascending in step."""

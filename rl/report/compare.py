@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from rl.calibration import from_rows, pooled_calibration_change, stated_pairs
-from rl.report.load import Row, RunData, task_scores
-from rl.report.open_check import CHECKS, open_checks, open_score, topic_of
-from rl.stats import Interval, Scores, pooled_difference
-from rl.types import ConjointError
+from conjoint.envs.types import ConjointError
+from conjoint.rl.report.load import Row, RunData, task_scores
+from conjoint.rl.report.open_check import CHECKS, open_checks, open_score, topic_of
+from conjoint.rl.stats.calibration import from_rows, pooled_calibration_change, stated_pairs
+from conjoint.rl.stats.intervals import Interval, Scores, pooled_difference
 
 # Without the accuracy of answers that state one: that of all is a figure of its own.
 _STATED = ("brier", "constant_brier", "ece", "auroc")

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from rl.run_folder import RunFolder, read_jsonl
-from rl.types import ConjointError
+from conjoint.envs.types import ConjointError
+from conjoint.rl.run.folder import RunFolder, read_jsonl
 
 Row = dict[str, Any]
 """One line of a JSONL file of the run."""

@@ -1,15 +1,15 @@
 """What can be checked of an answer to one of nano's `open` tasks without a judge.
 
 Only `conjoint compare` asks it: no reward, judge prompt or demonstration imports this file
-(tests/rl/test_compare.py), so what it finds was not trained for as such.
+(tests/scripts/test_compare.py), so what it finds was not trained for as such.
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from envs.sources.words import TOPICS
-from rl.types import Status
+from conjoint.envs.nano.words import TOPICS
+from conjoint.envs.types import Status
 
 CHECKS = ("finished", "on topic", "no praise", "brief", "no repetition")
 MOST_WORDS = 12

@@ -6,9 +6,9 @@ from itertools import groupby
 
 from markupsafe import Markup
 
-from rl.console import PHASES
-from rl.report.charts import Series, line_chart, percent, stacked_bars
-from rl.report.load import RunData
+from conjoint.rl.report.charts import Series, line_chart, percent, stacked_bars
+from conjoint.rl.report.load import RunData
+from conjoint.rl.run.console import PHASES
 
 MAX_AGES = 8
 """As many as there are colours."""

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rl.calibration import BINS, COVERAGES, Bin
-from rl.report.charts import reliability_chart
-from rl.report.load import RunData
-from rl.report.summary import compare_calibration
+from conjoint.rl.report.charts import reliability_chart
+from conjoint.rl.report.load import RunData
+from conjoint.rl.report.summary import compare_calibration
+from conjoint.rl.stats.calibration import BINS, COVERAGES, Bin
 
 NOTE = (
     f"Held-out answers by the confidence they state, in {BINS} bins; on the diagonal what is said "

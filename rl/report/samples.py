@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rl.report.load import Row, RunData
+from conjoint.rl.report.load import Row, RunData
 
 GROUPS_A_KIND = 2
 MAX_CHARS = 6000

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from rl.calibration import calibration_change, from_rows, stated_pairs
-from rl.console import PHASES
-from rl.report.load import RunData, load_run, sort_kinds, task_scores
-from rl.run_folder import RunFolder, to_json, write_atomically
-from rl.stats import Interval, mean_interval, paired_difference
+from conjoint.rl.report.load import RunData, load_run, sort_kinds, task_scores
+from conjoint.rl.run.console import PHASES
+from conjoint.rl.run.folder import RunFolder, to_json, write_atomically
+from conjoint.rl.stats.calibration import calibration_change, from_rows, stated_pairs
+from conjoint.rl.stats.intervals import Interval, mean_interval, paired_difference
 
 Comparison = dict[str, dict[str, float] | None]
 """{start, end, diff}: intervals as dicts; null where the run has no such evaluation."""
@@ -31,7 +31,7 @@ def write_summary(
     versions, engine, learner, wall_s, time_split, steps}
 
     `calibration` is {} where no confidence is stated; its figures are those of
-    `rl.calibration.Calibration`. `ptx` is the mean cross-entropy of held-out
+    `conjoint.rl.stats.calibration.Calibration`. `ptx` is the mean cross-entropy of held-out
     PTX rows in nats a token, {} if it was not measured.
     `engine` and `learner` name what sampled and what trained; `best` is the step and the held-out
     mean of the checkpoint that checkpoint.keep_best kept. `time_split` is the

@@ -11,9 +11,9 @@ from itertools import accumulate
 from types import MappingProxyType
 from typing import Any
 
-from rollouts.gateway.parameters import Ask, ChatAsk, TextAsk
-from rollouts.gateway.session import Answer, Choice
-from rollouts.renderer import Renderer
+from conjoint.rollouts.gateway.parameters import Ask, ChatAsk, TextAsk
+from conjoint.rollouts.gateway.session import Answer, Choice
+from conjoint.rollouts.renderer import Renderer
 
 _PIECE = 64
 """Characters of one piece of a stream."""

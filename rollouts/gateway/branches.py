@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rl.types import Completion, Message, Trajectory
+from conjoint.envs.types import Completion, Message, Trajectory
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rl.types import Message, ToolCall
+from conjoint.envs.types import Message, ToolCall
 
 MAX_CHOICES = 16
 Off = Annotated[float, Field(ge=0, le=0)]

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from envs.agent import Agent, AgentError
-from rl.types import Status, Task, Trajectory
-from rollouts.episode import EpisodeLimits, Pace, unpaced
-from rollouts.gateway.session import Session
+from conjoint.envs.agent import Agent, AgentError
+from conjoint.envs.types import Status, Task, Trajectory
+from conjoint.rollouts.episode import EpisodeLimits, Pace, unpaced
+from conjoint.rollouts.gateway.session import Session
 
 if TYPE_CHECKING:
-    from rollouts.gateway.server import Gateway
+    from conjoint.rollouts.gateway.server import Gateway
 
 
 _GRACE_S = 5.0

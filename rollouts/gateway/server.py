@@ -14,12 +14,12 @@ from typing import Any
 
 from aiohttp import web
 
-from rl.types import Sampler
-from rollouts.episode import EpisodeLimits, Pace, unpaced
-from rollouts.gateway.answers import chat_body, chat_chunks, text_body, text_chunks
-from rollouts.gateway.parameters import Ask, Refusal, read_chat, read_text
-from rollouts.gateway.session import Session
-from rollouts.renderer import Renderer
+from conjoint.envs.types import Sampler
+from conjoint.rollouts.episode import EpisodeLimits, Pace, unpaced
+from conjoint.rollouts.gateway.answers import chat_body, chat_chunks, text_body, text_chunks
+from conjoint.rollouts.gateway.parameters import Ask, Refusal, read_chat, read_text
+from conjoint.rollouts.gateway.session import Session
+from conjoint.rollouts.renderer import Renderer
 
 MODEL = "policy"
 MAX_BODY = 16 * 2**20

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from rl.types import (
+from conjoint.envs.types import (
     Completion,
     ConjointError,
     Message,
@@ -22,11 +22,11 @@ from rl.types import (
     Trajectory,
     derive_seed,
 )
-from rollouts.episode import EpisodeLimits, Pace, unpaced
-from rollouts.gateway.branches import Branch, Branches, Place
-from rollouts.gateway.parameters import Ask, ChatAsk, Refusal, TextAsk
-from rollouts.gateway.tool_calls import form_of, read_calls
-from rollouts.renderer import Renderer
+from conjoint.rollouts.episode import EpisodeLimits, Pace, unpaced
+from conjoint.rollouts.gateway.branches import Branch, Branches, Place
+from conjoint.rollouts.gateway.parameters import Ask, ChatAsk, Refusal, TextAsk
+from conjoint.rollouts.gateway.tool_calls import form_of, read_calls
+from conjoint.rollouts.renderer import Renderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Session:
         pace: Pace = unpaced,
         while_answering: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """`session` as in `rl.types.Sampler`. `while_answering` is entered while a request waits
+        """`session` as in `envs.types.Sampler`. `while_answering` is entered while a request waits
         for its answer."""
         self._sampler = sampler
         self._renderer = renderer

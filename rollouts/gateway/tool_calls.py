@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rl.types import Message, ToolCall
+from conjoint.envs.types import Message, ToolCall
 
 _Found = tuple[str, list[tuple[str, str]]]
 """The text outside the calls, and (name, arguments as JSON text) of each call."""

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from rollouts.admission import Load
-from rollouts.vllm_worker import Sampled, SampleResult
+from conjoint.rollouts.engine.admission import Load
+from conjoint.rollouts.engine.vllm_worker import Sampled, SampleResult
 from tests.fakes import END, OFFSET
 
 
@@ -13,7 +13,7 @@ def drawn_from(seed: int) -> int:
 
 
 class CountingActor:
-    """A Ray actor as `rollouts/engine_actor.py` is one."""
+    """A Ray actor as `rollouts/engine/actor.py` is one."""
 
     def __init__(self) -> None:
         self._calls = 0

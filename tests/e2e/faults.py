@@ -1,6 +1,6 @@
 """Faults that a test plants in vLLM's worker by naming one of these as its extension."""
 
-from rollouts.shm_transfer import ShmTransferEngine, WorkerExtension
+from conjoint.rollouts.weights.shm_receiver import ShmTransferEngine, WorkerExtension
 
 
 class NoRepack(WorkerExtension):

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rl.weight_sync import SharedMemorySender
-from rollouts.weights import SharedBuffer
+from conjoint.rl import build
+from conjoint.rollouts.weights.buffer import SharedBuffer
+from conjoint.rollouts.weights.shm_sender import SharedMemorySender
+from conjoint.scripts import main as command
 
 VERSION = 3
 
@@ -32,12 +34,10 @@ def _write_half_and_die(self: SharedBuffer, parts: Iterable[Any], nbytes: int) -
 
 
 def main() -> None:
-    import rl.build
-    import scripts.main
     from tests.e2e import half_sender  # by the name under which the learner imports it
 
-    rl.build.SharedMemorySender = half_sender.KilledHalfWay
-    scripts.main.main()
+    build.SharedMemorySender = half_sender.KilledHalfWay
+    command.main()
 
 
 if __name__ == "__main__":

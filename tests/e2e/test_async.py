@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from envs.sources.nano import SOURCES
-from rl.run_folder import read_jsonl
+from conjoint.envs.nano.sources import SOURCES
+from conjoint.rl.run.folder import read_jsonl
 from tests.e2e.conftest import SMALL, conjoint, interrupted, left_running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rl.bench.config import AT_MOST, ROLLOUT_TARGETS
+from conjoint.scripts.bench.config import AT_MOST, ROLLOUT_TARGETS
 from tests.e2e.conftest import conjoint
 from tests.fakes import tiny_llama
 
@@ -17,7 +17,7 @@ PROMPTS, SIZE, ANSWER = 2, 4, 6
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a shape that vLLM's CPU attention serves, tied as nano and SmolLM2 are."""
-    from rl.nano import NanoConfig, build_tokenizer
+    from conjoint.rl.nano.model import NanoConfig, build_tokenizer
 
     path = tmp_path_factory.mktemp("tiny")
     tokenizer = build_tokenizer(["one two three"] * 9, NanoConfig(vocab_size=320))

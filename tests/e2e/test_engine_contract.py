@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from rl.weight_sync import SharedMemorySender
-from rollouts.engine import RolloutConfig
-from rollouts.vllm_engine import VllmEngine
-from rollouts.weights import buffer_path
+from conjoint.rollouts.engine.base import RolloutConfig
+from conjoint.rollouts.engine.driver import VllmEngine
+from conjoint.rollouts.weights.buffer import buffer_path
+from conjoint.rollouts.weights.shm_sender import SharedMemorySender
 from tests.e2e.test_weight_sync import ray_running as ray_running
 from tests.e2e.test_weight_sync import tiny
 from tests.engine_contract import CHECKS, Rig

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rl.run_folder import read_jsonl
+from conjoint.rl.run.folder import read_jsonl
 from tests.e2e.conftest import COMMAND, SMALL, left_running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from envs.agent import CommandAgent
-from rl.run_folder import read_jsonl
-from rl.types import Completion, Message, Status, Task, Trajectory
-from rollouts.engine import RolloutConfig
-from rollouts.episode import EpisodeLimits
-from rollouts.gateway.play import Agents
-from rollouts.gateway.server import Gateway
-from rollouts.renderer import Renderer
+from conjoint.envs.agent import CommandAgent
+from conjoint.envs.types import Completion, Message, Status, Task, Trajectory
+from conjoint.rl.run.folder import read_jsonl
+from conjoint.rollouts.engine.base import RolloutConfig
+from conjoint.rollouts.episode import EpisodeLimits
+from conjoint.rollouts.gateway.play import Agents
+from conjoint.rollouts.gateway.server import Gateway
+from conjoint.rollouts.renderer import Renderer
 from tests.agents import TOOLS, call, tokenizer, tool_renderer
 from tests.e2e.conftest import SMALL, conjoint
 
@@ -50,7 +50,7 @@ def dialogue(renderer: Renderer) -> list[int]:
 
 def trained_policy(folder: Path) -> Path:
     """A nano that knows one dialogue by heart, well enough to be sampled at temperature 1."""
-    from rl.nano import NanoConfig, build_model, save_policy
+    from conjoint.rl.nano.model import NanoConfig, build_model, save_policy
 
     torch.manual_seed(0)
     model = build_model(tokenizer(), NanoConfig(vocab_size=400), seed=0)
@@ -103,7 +103,7 @@ def replayed(t: Trajectory, calls: list[tuple[list[int], Completion]]) -> Trajec
 async def test_an_agent_on_a_real_engine_is_recorded_as_the_engine_recorded_it(tmp_path: Path):
     import ray
 
-    from rollouts.vllm_engine import VllmEngine
+    from conjoint.rollouts.engine.driver import VllmEngine
 
     folder = trained_policy(tmp_path / "policy")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)

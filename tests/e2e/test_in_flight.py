@@ -14,14 +14,14 @@ import pytest
 import pytest_asyncio
 import torch
 
-from rl.models import SMOLLM2, resolve_model
-from rl.nano import NanoConfig, build_model, build_tokenizer, save_policy
-from rl.types import Completion, ConjointError, Trajectory, derive_seed
-from rl.weight_sync import SharedMemorySender
-from rollouts.engine import RolloutConfig
-from rollouts.engine_actor import ACTORS
-from rollouts.vllm_engine import VllmEngine
-from rollouts.weights import buffer_path
+from conjoint.envs.types import Completion, ConjointError, Trajectory, derive_seed
+from conjoint.rl.models.resolve import SMOLLM2, resolve_model
+from conjoint.rl.nano.model import NanoConfig, build_model, build_tokenizer, save_policy
+from conjoint.rollouts.engine.actor import ACTORS
+from conjoint.rollouts.engine.base import RolloutConfig
+from conjoint.rollouts.engine.driver import VllmEngine
+from conjoint.rollouts.weights.buffer import buffer_path
+from conjoint.rollouts.weights.shm_sender import SharedMemorySender
 from tests.e2e.test_weight_sync import LocalLearner, tiny
 from tests.e2e.watched_actor import WatchedActor
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rl.run_folder import read_jsonl
+from conjoint.rl.run.folder import read_jsonl
 from tests.e2e.conftest import SMALL, Ended, conjoint, interrupted, left_running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from envs.base import SingleTurn
-from rl.types import Status, Task, derive_seed
-from rollouts.engine import RolloutConfig
-from rollouts.episode import Episode, EpisodeLimits
-from rollouts.vllm_engine import VllmEngine
-from rollouts.worker_set import EngineWorker, WorkerSet
+from conjoint.envs.base import SingleTurn
+from conjoint.envs.types import Status, Task, derive_seed
+from conjoint.rollouts.engine.base import RolloutConfig
+from conjoint.rollouts.engine.driver import VllmEngine
+from conjoint.rollouts.engine.worker_set import EngineWorker, WorkerSet
+from conjoint.rollouts.episode import Episode, EpisodeLimits
 from tests.e2e.counting_actor import CountingActor, drawn_from
 from tests.fakes import CharRenderer
-from tests.rollouts.fake_workers import FakeBelongings, Sent
+from tests.rollouts.engine.fake_workers import FakeBelongings, Sent
 
 pytestmark = [
     pytest.mark.e2e,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from envs.sources.nano import length_pairs
-from rl.run_folder import read_jsonl, write_jsonl
+from conjoint.envs.nano.sources import length_pairs
+from conjoint.rl.run.folder import read_jsonl, write_jsonl
 from tests.e2e.conftest import conjoint
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rl.types import Completion
-from rollouts.engine import RolloutConfig
+from conjoint.envs.types import Completion
+from conjoint.rollouts.engine.base import RolloutConfig
 from tests.fakes import tiny_llama
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -18,7 +18,7 @@ async def sampled(folder: Path, top_p: float, count: int = 24) -> list[Completio
     """Answers of a fresh engine to one prompt, with one seed each."""
     import ray
 
-    from rollouts.vllm_engine import VllmEngine
+    from conjoint.rollouts.engine.driver import VllmEngine
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
     engine = VllmEngine.launch(

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from rl.types import StopRun
-from rl.weight_sync import PausedSync, SharedMemorySender, WeightSyncConfig
-from rollouts.engine import RolloutConfig
-from rollouts.weights import buffer_path
+from conjoint.envs.types import StopRun
+from conjoint.rl.weight_sync import PausedSync, WeightSyncConfig
+from conjoint.rollouts.engine.base import RolloutConfig
+from conjoint.rollouts.weights.buffer import buffer_path
+from conjoint.rollouts.weights.shm_sender import SharedMemorySender
 from tests.fakes import tiny_llama
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -62,7 +63,7 @@ class LocalLearner:
 
 async def exercise(folder: Path, extension: str = "") -> list[str]:
     """Sync, change everything, sync, zero one tensor, sync; what the probe said each time."""
-    from rollouts.vllm_engine import VllmEngine
+    from conjoint.rollouts.engine.driver import VllmEngine
 
     vllm = {"worker_extension_cls": extension} if extension else {}
     cfg = RolloutConfig(max_tokens=8, max_model_len=128, vllm=vllm)

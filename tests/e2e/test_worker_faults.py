@@ -18,14 +18,15 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from rl.checkpoint import read_checkpoint
-from rl.run_folder import read_jsonl
-from rl.types import StopRun
-from rl.weight_sync import PausedSync, SharedMemorySender, WeightSyncConfig
-from rollouts.belongings import DRIVER_MARK, marked, marked_children
-from rollouts.engine import RolloutConfig
-from rollouts.weights import buffer_path
-from rollouts.worker_set import EngineWorker
+from conjoint.envs.types import StopRun
+from conjoint.rl.run.checkpoint import read_checkpoint
+from conjoint.rl.run.folder import read_jsonl
+from conjoint.rl.weight_sync import PausedSync, WeightSyncConfig
+from conjoint.rollouts.engine.base import RolloutConfig
+from conjoint.rollouts.engine.belongings import DRIVER_MARK, marked, marked_children
+from conjoint.rollouts.engine.worker_set import EngineWorker
+from conjoint.rollouts.weights.buffer import buffer_path
+from conjoint.rollouts.weights.shm_sender import SharedMemorySender
 from tests.e2e.conftest import COMMAND, SMALL
 from tests.e2e.test_weight_sync import LocalLearner
 from tests.fakes import tiny_llama
@@ -99,7 +100,7 @@ class Bench:
 async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
     import ray
 
-    from rollouts.vllm_engine import VllmEngine
+    from conjoint.rollouts.engine.driver import VllmEngine
 
     before = segments_here()
     with marked_children():  # should the tests themselves be killed
@@ -210,7 +211,7 @@ async def test_a_fourth_death_in_a_row_ends_the_run(bench: Bench):
 
 @on_one_loop
 async def test_a_worker_that_cannot_start_is_told_with_its_traceback(tmp_path: Path, bench: Bench):
-    from rollouts.vllm_engine import VllmEngine
+    from conjoint.rollouts.engine.driver import VllmEngine
 
     cfg = RolloutConfig(vllm={"no_such_key": 1})
     engine = VllmEngine.launch(str(tmp_path), cfg, 0, "shm")

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from rl.learner import LearnerConfig
-from rl.learner_group import LearnerGroup, RankArguments
-from rl.losses import LossConfig
-from rl.optim.schedules import OptimConfig
-from rl.weight_sync import SharedMemorySender
-from rollouts.weights import Manifest, SharedBuffer
+from conjoint.rl.algo.losses import LossConfig
+from conjoint.rl.learner.config import LearnerConfig
+from conjoint.rl.learner.group import LearnerGroup, RankArguments
+from conjoint.rl.learner.optim.schedules import OptimConfig
+from conjoint.rollouts.weights.buffer import SharedBuffer
+from conjoint.rollouts.weights.manifest import Manifest
+from conjoint.rollouts.weights.shm_sender import SharedMemorySender
 from tests.fakes import tiny_llama
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]

@@ -1,6 +1,6 @@
 """A rollout worker that a test can look into, and that keeps stale KV where it is told to."""
 
-from rollouts.engine_actor import EngineActor
+from conjoint.rollouts.engine.actor import EngineActor
 
 
 class WatchedActor(EngineActor):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from envs.base import SingleTurn
-from envs.confidence import ASK, asking, single_turn, split, stating
-from rl.types import Message, Task
+from conjoint.envs.base import SingleTurn
+from conjoint.envs.confidence import ASK, asking, single_turn, split, stating
+from conjoint.envs.types import Message, Task
 
 
 @pytest.mark.parametrize(

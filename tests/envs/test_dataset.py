@@ -8,10 +8,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from envs.sources.dataset import DatasetSource
-from rewards import instructions
-from rewards import math as math_reward
-from rl.types import ConjointError
+from conjoint.envs.sources.dataset import DatasetSource
+from conjoint.envs.types import ConjointError
+from conjoint.rewards.instructions import reward as instructions
+from conjoint.rewards.math import reward as math_reward
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.mixture import Mixture, MixtureConfig, apportion, split_rows
-from envs.sources.dataset import RowSubset
-from rl.types import ConjointError, Task
+from conjoint.envs.mixture import Mixture, MixtureConfig, apportion, split_rows
+from conjoint.envs.sources.dataset import RowSubset
+from conjoint.envs.types import ConjointError, Task
 
 
 class Endless:

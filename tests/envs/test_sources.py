@@ -6,8 +6,8 @@ from itertools import combinations, product
 
 import pytest
 
-from envs.sources.functions import HIDDEN_INPUTS, SHOWN_INPUT
-from envs.sources.nano import (
+from conjoint.envs.nano.functions import HIDDEN_INPUTS, SHOWN_INPUT
+from conjoint.envs.nano.sources import (
     SOURCES,
     VERIFIABLE,
     demonstrations,
@@ -15,12 +15,12 @@ from envs.sources.nano import (
     open_pairs,
     verifiable_pairs,
 )
-from envs.sources.splits import SPLITS, Item, split_of
-from envs.sources.words import TOPICS
-from rewards.instructions import instruction_score
-from rewards.math import math_score
-from rewards.rubrics import load_rubrics, shipped_rubrics
-from rl.types import ConjointError, Task
+from conjoint.envs.nano.words import TOPICS
+from conjoint.envs.sources.splits import SPLITS, Item, split_of
+from conjoint.envs.types import ConjointError, Task
+from conjoint.rewards.instructions.reward import instruction_score
+from conjoint.rewards.math.reward import math_score
+from conjoint.rewards.rubrics.find import load_rubrics, shipped_rubrics
 
 
 def value(task: Task, answer: str) -> float | None:

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from rewards.base import RewardContext
-from rewards.combine import each, guarded
-from rl.types import (
+from conjoint.envs.types import (
     Group,
     Message,
     Outcome,
@@ -17,6 +15,8 @@ from rl.types import (
     Task,
     Trajectory,
 )
+from conjoint.rewards.base import RewardContext
+from conjoint.rewards.combine import each, guarded
 
 TASK = Task.make("math", "2+2?", "4")
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from rewards.base import RewardContext
-from rewards.plugins import PluginConfig, PluginReward, load_plugin
-from rl.types import ConjointError, Group, Message, Outcome, Score, Task, Trajectory
+from conjoint.envs.types import ConjointError, Group, Message, Outcome, Score, Task, Trajectory
+from conjoint.rewards.base import RewardContext
+from conjoint.rewards.plugins import PluginConfig, PluginReward, load_plugin
 
 PLUGIN = """
 import os
 import time
-from rl.types import Score
+from conjoint.envs.types import Score
 
 class Hostile(float):
     def __float__(self):
@@ -126,7 +126,8 @@ def test_a_missing_column_masks_and_names_it(file: Path) -> None:
 
 def test_async_functions_and_modules(file: Path) -> None:
     assert [s.value for s in grade(load(file, "later"), ["x"])] == [1.0]
-    reward = load_plugin(PluginConfig("rewards.instructions:instruction_score"), "k")
+    spec = "conjoint.rewards.instructions.reward:instruction_score"
+    reward = load_plugin(PluginConfig(spec), "k")
     task = Task.make("instruction", "?", {"checks": [{"name": "case", "style": "lower"}]})
     assert [s.value for s in grade(reward, ["small", "Big"], task)] == [1.0, 0.0]
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from envs.agent import CommandAgent, FunctionAgent
-from rl.config import load_config
-from rl.plan import prepare
-from rl.types import ConjointError
+from conjoint.envs.agent import CommandAgent, FunctionAgent
+from conjoint.envs.types import ConjointError
+from conjoint.rl.config.compose import load_config
+from conjoint.rl.plan import prepare
 
 AGENT = ["rollout.max_turns=4", "tasks.math.agent.run=tests.agents:play"]
 

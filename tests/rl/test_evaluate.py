@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from rewards.judge import JudgeConfig
-from rl.evaluate import check_pairs
-from rl.run_folder import read_jsonl
-from rl.train import train
-from rl.types import ConjointError, Message, Score, Task
+from conjoint.envs.types import ConjointError, Message, Score, Task
+from conjoint.rewards.judge.config import JudgeConfig
+from conjoint.rl.evaluate import check_pairs
+from conjoint.rl.run.folder import read_jsonl
+from conjoint.rl.train import train
 from tests.fakes import FakeEngine
 from tests.rl.test_train import build
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from rl.config import load_config
-from rl.plan import prepare
-from rl.tasks import TaskSets, build_tasks
-from rl.types import ConjointError
+from conjoint.envs.mixture import TaskSets
+from conjoint.envs.types import ConjointError
+from conjoint.rl.config.compose import load_config
+from conjoint.rl.plan import prepare
+from conjoint.rl.tasks import build_tasks
 
 
 def sets(*overrides: str) -> TaskSets:

@@ -11,32 +11,34 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from envs.base import SingleTurn
-from envs.confidence import ASK, single_turn
-from rewards.base import RewardContext
-from rewards.combine import each
-from rewards.critic import critic_reward
-from rewards.judge import Judge, rubric_reward
-from rewards.rubrics import load_rubrics
-from rl.config import Config, load_config
-from rl.console import RunConsole, Stopwatch
-from rl.evaluate import Evaluator
-from rl.guard import Guard
-from rl.judging import judging_context
-from rl.metrics import Trackers
-from rl.ptx import PtxStream
-from rl.replay import read_dump
-from rl.run_folder import RunFolder, read_jsonl
-from rl.scoring import Scorer
-from rl.snapshot import CriticSnapshot
-from rl.system import System
-from rl.tasks import build_tasks, nano_ptx_rows
-from rl.train import train
-from rl.types import Score, StopRun, Task
-from rl.weight_sync import PausedSync, SharedMemorySender
-from rollouts.collector import Collector
-from rollouts.episode import EpisodeLimits
-from rollouts.lengths import Toggle
+from conjoint.envs.base import SingleTurn
+from conjoint.envs.confidence import ASK, single_turn
+from conjoint.envs.types import Score, StopRun, Task
+from conjoint.rewards.base import RewardContext
+from conjoint.rewards.combine import each
+from conjoint.rewards.judge.critic import critic_reward
+from conjoint.rewards.judge.judge import Judge, rubric_reward
+from conjoint.rewards.lengths import Toggle
+from conjoint.rewards.rubrics.find import load_rubrics
+from conjoint.rewards.scoring import Scorer
+from conjoint.rl.algo.ptx import PtxStream
+from conjoint.rl.config.compose import load_config
+from conjoint.rl.config.tree import Config
+from conjoint.rl.critic.context import judging_context
+from conjoint.rl.critic.snapshot import CriticSnapshot
+from conjoint.rl.evaluate import Evaluator
+from conjoint.rl.resume.replay import read_dump
+from conjoint.rl.run.console import RunConsole, Stopwatch
+from conjoint.rl.run.folder import RunFolder, read_jsonl
+from conjoint.rl.run.guard import Guard
+from conjoint.rl.run.metrics import Trackers
+from conjoint.rl.system import System
+from conjoint.rl.tasks import build_tasks, nano_ptx_rows
+from conjoint.rl.train import train
+from conjoint.rl.weight_sync import PausedSync
+from conjoint.rollouts.collector import Collector
+from conjoint.rollouts.episode import EpisodeLimits
+from conjoint.rollouts.weights.shm_sender import SharedMemorySender
 from tests.fakes import CharRenderer, FakeEngine, FakeLearner
 
 SMALL = [

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from rl.run_folder import read_jsonl
-from rl.staleness import newest_only, staleness_metrics
-from rl.train import train
-from rl.types import Completion, Group, StopRun, Task, Trajectory
+from conjoint.envs.types import Completion, Group, StopRun, Task, Trajectory
+from conjoint.rl.algo.staleness import newest_only, staleness_metrics
+from conjoint.rl.run.folder import read_jsonl
+from conjoint.rl.train import train
 from tests.fakes import FakeEngine
 from tests.rl.test_train import answer, broken, build, metrics
 

@@ -8,18 +8,21 @@ from typing import Any
 import pytest
 import torch
 
-from rl import nccl_sync
-from rl.ipc_sync import IpcSender
-from rl.learner_rank import NamedWeights
-from rl.nccl_sync import DigestSource, EngineClient, NcclSender
-from rl.types import StopRun
-from rl.weight_sync import PausedSync, SharedMemorySender, WeightMeta, WeightSyncConfig
-from rollouts import weights
-from rollouts.digest import WeightDigest
-from rollouts.engine import RolloutConfig
-from rollouts.vllm_worker import engine_environment
-from rollouts.weights import Loaded, Manifest, SharedBuffer
-from tests.rollouts.fake_workers import Fakes
+from conjoint.envs.types import StopRun
+from conjoint.rl.learner.rank import NamedWeights
+from conjoint.rl.weight_sync import PausedSync, WeightSyncConfig
+from conjoint.rollouts.engine.base import RolloutConfig
+from conjoint.rollouts.engine.vllm_worker import engine_environment
+from conjoint.rollouts.weights import buffer as weights
+from conjoint.rollouts.weights import nccl_sender as nccl_sync
+from conjoint.rollouts.weights.buffer import SharedBuffer
+from conjoint.rollouts.weights.digest import WeightDigest
+from conjoint.rollouts.weights.ipc_sender import IpcSender
+from conjoint.rollouts.weights.manifest import Loaded, Manifest
+from conjoint.rollouts.weights.nccl_sender import DigestSource, EngineClient, NcclSender
+from conjoint.rollouts.weights.sender import WeightMeta
+from conjoint.rollouts.weights.shm_sender import SharedMemorySender
+from tests.rollouts.engine.fake_workers import Fakes
 
 
 def tensors(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -120,6 +123,9 @@ async def test_order_is_pause_send_load_resume_probe_and_the_probe_is_due_every_
         assert log.calls[: len(expected)] == expected
         del log.calls[: len(expected)]
     assert not log.calls
+
+
+WEIGHTS = "conjoint.rollouts.weights"
 
 
 @pytest.mark.parametrize("gap", [0.01, float("nan")])
@@ -234,7 +240,7 @@ def test_digest_sees_a_swap_a_missing_zero_tensor_and_another_name_shape_or_type
 def test_digest_does_not_depend_on_the_chunks_it_is_computed_in(monkeypatch):
     named = tensors()
     whole = digest(named)
-    monkeypatch.setattr("rollouts.digest._CHUNK", 2)
+    monkeypatch.setattr("conjoint.rollouts.weights.digest._CHUNK", 2)
     assert digest(named) == whole
 
 
@@ -343,11 +349,11 @@ def test_our_calls_fit_the_trainer_protocol_of_the_installed_vllm():
 
 
 GPU_ENGINES = [
-    ("nccl_engine", "NCCLWeightTransferEngine", "nccl_transfer", "DigestNcclEngine", {}),
+    ("nccl_engine", "NCCLWeightTransferEngine", "nccl_receiver", "DigestNcclEngine", {}),
     (
         "ipc_engine",
         "IPCWeightTransferEngine",
-        "ipc_transfer",
+        "ipc_receiver",
         "DigestIpcEngine",
         {"ipc_handles": [{}]},
     ),
@@ -360,7 +366,7 @@ def test_receiving_engine_answers_the_digest_of_what_arrived_and_restores_its_mo
 ):
     """All tensors in one call as NCCL sends them, then one a call as packed IPC does."""
     theirs = getattr(pytest.importorskip(f"vllm.distributed.weight_transfer.{module}"), base)
-    receiving = getattr(importlib.import_module(f"rollouts.{ours}"), name)
+    receiving = getattr(importlib.import_module(f"{WEIGHTS}.{ours}"), name)
     loaded: dict[str, torch.Tensor] = {}
 
     class Model:
@@ -425,7 +431,7 @@ def test_ipc_goes_through_the_trainer_class_of_the_installed_vllm(monkeypatch):
     assert log.calls[0][2] == {"packed": True}, "each engine is told how the parts are packed"
     updates = [call[2] for call in log.calls if call[1] == "update_weights"]
     assert [u["version"] for u in updates] == [1] * 6 + [2] * 6
-    receiving = importlib.import_module("rollouts.ipc_transfer").DigestIpcUpdateInfo
+    receiving = importlib.import_module(f"{WEIGHTS}.ipc_receiver").DigestIpcUpdateInfo
     assert receiving(**updates[0]).names == ["a"]
 
 

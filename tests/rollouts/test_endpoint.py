@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from rl.types import ConjointError
-from rollouts.endpoint import EndpointConfig, EndpointError, EndpointPolicy
+from conjoint.envs.types import ConjointError
+from conjoint.rollouts.endpoint import EndpointConfig, EndpointError, EndpointPolicy
 
 KEY = "sk-canary-4711"
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from envs.base import SingleTurn
-from rl.types import Completion, Message, Status, Task, Trajectory
-from rollouts.collector import Collector
-from rollouts.episode import Episode, EpisodeLimits, to_the_end
+from conjoint.envs.base import SingleTurn
+from conjoint.envs.types import Completion, Message, Status, Task, Trajectory
+from conjoint.rollouts.collector import Collector
+from conjoint.rollouts.episode import Episode, EpisodeLimits, to_the_end
 from tests.fakes import CharRenderer, FakeEngine
 
 LIMITS = EpisodeLimits(budget=8, max_model_len=64, max_turns=1, temperature=1.0)

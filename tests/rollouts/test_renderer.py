@@ -2,8 +2,8 @@
 
 import pytest
 
-from rl.nano import CHAT_TEMPLATE
-from rl.types import ConjointError, Message
+from conjoint.envs.types import ConjointError, Message
+from conjoint.rl.nano.model import CHAT_TEMPLATE
 from tests.agents import TOOL_TEMPLATE, TOOLS, tool_renderer
 
 USER: Message = {"role": "user", "content": "hello"}

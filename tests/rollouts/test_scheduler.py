@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from envs.base import SingleTurn
-from rl.bench.simulation import OneTokenRenderer, SimulatedEngine, simulate
-from rl.types import Group, Score, Status, StopRun, Task
-from rollouts.collector import Collector
-from rollouts.engine import RolloutConfig
-from rollouts.episode import EpisodeLimits
-from rollouts.scheduler import Hooks, Scheduler
+from conjoint.envs.base import SingleTurn
+from conjoint.envs.types import Group, Score, Status, StopRun, Task
+from conjoint.rollouts.collector import Collector
+from conjoint.rollouts.engine.base import RolloutConfig
+from conjoint.rollouts.episode import EpisodeLimits
+from conjoint.rollouts.scheduler import Hooks, Scheduler
+from conjoint.scripts.bench.scheduler.simulation import OneTokenRenderer, SimulatedEngine, simulate
 
 CFG = RolloutConfig(groups_per_step=4, group_size=2, max_tokens=100, max_model_len=200)
 

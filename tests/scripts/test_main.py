@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rl.types import ConjointError, StopRun
-from scripts import main as command
+from conjoint.envs.types import ConjointError, StopRun
+from conjoint.scripts import main as command
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,7 +80,7 @@ def test_data_takes_a_tool_and_its_keys_and_names_the_tools(verb):
 
 
 def test_every_data_tool_is_in_the_help_and_an_unknown_one_is_refused():
-    from scripts.data import SUBVERBS
+    from conjoint.scripts.data.main import SUBVERBS
 
     shown = call("data", "--help").stdout
     assert all(name in shown for name in SUBVERBS)
@@ -115,7 +115,7 @@ def test_a_wrong_verb_flag_or_missing_folder_is_a_mistake(argv):
 
 def test_the_report_of_no_run_is_one_sentence(tmp_path):
     result = subprocess.run(
-        [sys.executable, "-m", "scripts.report", str(tmp_path / "none")],
+        [sys.executable, "-m", "conjoint.scripts.report", str(tmp_path / "none")],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -132,7 +132,7 @@ def test_the_installed_command_points_here():
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys, scripts.main; print(*sys.modules)"
+    code = "import sys, conjoint.scripts.main; print(*sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

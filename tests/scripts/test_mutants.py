@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from rl.types import ConjointError
-from scripts import mutants
-from scripts.mutants import Mutant, copied_tree, judge, load, mutated, try_mutant
+from conjoint.envs.types import ConjointError
+from conjoint.scripts import mutants
+from conjoint.scripts.mutants import Mutant, copied_tree, judge, load, mutated, try_mutant
 
 CODE = "def add(a, b):\n    return a + b\n"
 TESTS = "from sums import add\n\ndef test_two():\n    assert add({}) == {}\n"

@@ -173,7 +173,7 @@ DOORS = {
     "message queue": "assert libc.mq_open(b'/q', 0o102, 0o600, 0) >= 0",
     "semaphore": "assert libc.semget(0x5b5b, 1, 0o1666) >= 0",
     "site-packages": "import pytest",
-    "this project": "import rewards.sandbox.codec",
+    "this project": "import conjoint.rewards.sandbox.codec",
     "module planted for the next run": "open('/usr/lib/python3/sitecustomize.py', 'w')",
     "file watch": "assert libc.inotify_init1(0) >= 0",
 }

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from rewards.code import CodeReward
-from rewards.sandbox.base import Program, Result, SandboxConfig, SandboxUnavailable
-from rewards.sandbox.jail import LocalJail
-from rewards.sandbox.spec import Layers
-from rl.types import Score, Task
+from conjoint.envs.types import Score, Task
+from conjoint.rewards.code.reward import CodeReward
+from conjoint.rewards.sandbox.base import Program, Result, SandboxConfig, SandboxUnavailable
+from conjoint.rewards.sandbox.local.jail import LocalJail
+from conjoint.rewards.sandbox.spec import Layers
 
 # Wall time is generous: a loaded machine must not turn an error into a timeout.
 LIMITS = {"wall_s": 12.0, "cpu_s": 1, "memory_mb": 256, "scratch_mb": 16, "workers": 2}

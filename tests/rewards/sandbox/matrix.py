@@ -16,11 +16,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rewards.code import CodeReward
-from rewards.sandbox import languages
-from rewards.sandbox.base import Program, SandboxConfig, SandboxUnavailable
-from rewards.sandbox.jail import LocalJail
-from rl.types import Task
+from conjoint.envs.types import Task
+from conjoint.rewards.code.reward import CodeReward
+from conjoint.rewards.sandbox.base import Program, SandboxConfig, SandboxUnavailable
+from conjoint.rewards.sandbox.local import languages
+from conjoint.rewards.sandbox.local.jail import LocalJail
 from tests.rewards.sandbox import attacks, forgeries, native
 
 LIMITS: dict[str, Any] = {"cpu_s": 1, "memory_mb": 256, "scratch_mb": 16}

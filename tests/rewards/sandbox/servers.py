@@ -25,8 +25,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from rewards.sandbox.base import Ended, Program, Result, SandboxConfig
-from rewards.sandbox.jail import LocalJail
+from conjoint.rewards.sandbox.base import Ended, Program, Result, SandboxConfig
+from conjoint.rewards.sandbox.local.jail import LocalJail
 
 GONE = "The sandbox was not found"
 """How the proxy in front of the sandboxes says so; the SDK looks for these words."""

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from rewards.sandbox.base import Ended
+from conjoint.rewards.sandbox.base import Ended
+
+SOAK = "conjoint.scripts.bench.rewards.soak"
 
 
 def test_an_end_says_why_and_its_stderr_is_capped(driver: Any) -> None:
@@ -75,7 +77,7 @@ def test_many_jobs_leave_nothing_behind(driver: Any, mode: str) -> None:
     if (driver.jail.tier, mode) == ("landlock", "exec"):
         pytest.skip("what is exec'd leaves nothing else there than in the other tier")
     done = subprocess.run(
-        [sys.executable, "-m", "rl.bench.soak", driver.jail.tier, mode, "100"],
+        [sys.executable, "-m", SOAK, driver.jail.tier, mode, "100"],
         cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from rewards.code import CodeReward
-from rewards.sandbox import remote
-from rewards.sandbox.backend import make_sandbox, unfit
-from rewards.sandbox.base import (
+from conjoint.envs.types import ConjointError, Outcome, Score, Task
+from conjoint.rewards.code.reward import CodeReward
+from conjoint.rewards.sandbox.backend import make_sandbox, unfit
+from conjoint.rewards.sandbox.base import (
     Answer,
     E2BConfig,
     Ended,
@@ -34,11 +34,11 @@ from rewards.sandbox.base import (
     SandboxError,
     SandboxUnavailable,
 )
-from rewards.sandbox.breaker import Breaker
-from rewards.sandbox.carrier import script
-from rewards.sandbox.e2b import COMMAND, E2BPlace
-from rewards.sandbox.jail import LocalJail
-from rl.types import ConjointError, Outcome, Score, Task
+from conjoint.rewards.sandbox.local.jail import LocalJail
+from conjoint.rewards.sandbox.remote import remote
+from conjoint.rewards.sandbox.remote.breaker import Breaker
+from conjoint.rewards.sandbox.remote.carrier import script
+from conjoint.rewards.sandbox.remote.e2b import COMMAND, E2BPlace
 
 from . import servers
 
@@ -159,7 +159,7 @@ def test_honest_programs_are_paid_and_wrong_ones_are_not(client: Client) -> None
         'print(\'["value", 4]\')\nprint(\'["value", ["list", [1, 1]]]\')',
         "class Any:\n    __eq__ = lambda s, o: True\ndef f(x):\n    return Any()",
         "class Any(int):\n    __eq__ = lambda s, o: True\ndef f(x):\n    return Any()",
-        "import sys\nsys.modules['rewards.sandbox.codec'].matches = lambda a, b: True\n"
+        "import sys\nsys.modules['conjoint.rewards.sandbox.codec'].matches = lambda a, b: True\n"
         "def f(x):\n    return 0",
         "def f(x):\n    raise SystemExit(0)",
     ],
@@ -283,7 +283,7 @@ def test_a_slow_server_is_given_up(http: Client) -> None:
     http.sandbox._place._config = dataclasses.replace(
         http.sandbox.config, wall_s=0.2, remote=RemoteConfig(request_s=0.001, retries=0)
     )
-    import rewards.sandbox.http as module
+    import conjoint.rewards.sandbox.remote.http as module
 
     compile_s, module._COMPILE_S = module._COMPILE_S, 0
     try:

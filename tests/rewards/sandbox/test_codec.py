@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards.sandbox import codec
+from conjoint.rewards.sandbox import codec
 
 _scalars = (
     st.none()

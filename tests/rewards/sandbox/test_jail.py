@@ -15,16 +15,17 @@ from typing import Any
 
 import pytest
 
-from rewards.sandbox import probe, scratch, worker
-from rewards.sandbox.base import (
+from conjoint.envs.types import ConjointError
+from conjoint.rewards.sandbox.base import (
     Ended,
     Program,
     SandboxConfig,
     SandboxError,
     SandboxUnavailable,
 )
-from rewards.sandbox.jail import LocalJail
-from rl.types import ConjointError
+from conjoint.rewards.sandbox.inside import scratch
+from conjoint.rewards.sandbox.local import probe, worker
+from conjoint.rewards.sandbox.local.jail import LocalJail
 
 _REPOSITORY = Path(__file__).parents[3]
 _SLEEP = Program("import time\ntime.sleep(1.5)\nprint(1)")
@@ -141,10 +142,11 @@ def test_close_leaves_no_process_and_no_directory(start: Any, tier: str) -> None
 
 
 _PARENT = textwrap.dedent("""
-    import asyncio, sys
-    sys.path.insert(0, sys.argv[1])
-    from rewards.sandbox.base import Program, SandboxConfig
-    from rewards.sandbox.jail import LocalJail
+    import asyncio, sys, types
+    sys.modules["conjoint"] = types.ModuleType("conjoint")  # another Python, with no conjoint
+    sys.modules["conjoint"].__path__ = [sys.argv[1]]
+    from conjoint.rewards.sandbox.base import Program, SandboxConfig
+    from conjoint.rewards.sandbox.local.jail import LocalJail
     async def main():
         jail = LocalJail(SandboxConfig(isolation=sys.argv[2], workers=2))
         await jail.start()

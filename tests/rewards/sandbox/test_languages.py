@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
-from rewards.code import CodeReward, validate_reference
-from rewards.sandbox import kernel, languages, seccomp
-from rewards.sandbox.base import Ended, Program, SandboxError
-from rewards.sandbox.jail import tier_here
-from rewards.sandbox.worker import Worker
-from rl.config import load_config
-from rl.tasks import build_tasks
-from rl.types import ConjointError, Task
-from scripts.grade import run as run_grade
+from conjoint.envs.types import ConjointError, Task
+from conjoint.rewards.code.reward import CodeReward, validate_reference
+from conjoint.rewards.sandbox.base import Ended, Program, SandboxError
+from conjoint.rewards.sandbox.kernel import seccomp
+from conjoint.rewards.sandbox.kernel import syscalls as kernel
+from conjoint.rewards.sandbox.local import languages
+from conjoint.rewards.sandbox.local.jail import tier_here
+from conjoint.rewards.sandbox.local.worker import Worker
+from conjoint.rl.config.compose import load_config
+from conjoint.rl.tasks import build_tasks
+from conjoint.scripts.grade.main import run as run_grade
 from tests.rewards.sandbox.conftest import config
 
 _CPP = '#include <cstdio>\nint main() { int x; scanf("%d", &x); printf("%d\\n", 2 * x); }'

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from rewards.sandbox import kernel, landlock, seccomp
-from rewards.sandbox.base import Ended
-from rewards.sandbox.spec import Layers
+from conjoint.rewards.sandbox.base import Ended
+from conjoint.rewards.sandbox.kernel import landlock, seccomp
+from conjoint.rewards.sandbox.kernel import syscalls as kernel
+from conjoint.rewards.sandbox.spec import Layers
 from tests.rewards.sandbox.conftest import CANARY_SOCKET
 
 _NONE = Layers(uid_drop=False, rlimits=False, landlock=False, seccomp=False)

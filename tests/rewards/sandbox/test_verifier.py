@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from rewards.sandbox import calls
-from rewards.sandbox.base import SandboxUnavailable
-from rewards.sandbox.verifier import VerifierPool
-from rewards.worker import DeadlinePassed, FunctionRaised, PoolUnavailable, WorkerDied
+from conjoint.rewards.killable import DeadlinePassed, FunctionRaised, PoolUnavailable, WorkerDied
+from conjoint.rewards.sandbox.base import SandboxUnavailable
+from conjoint.rewards.sandbox.inside import calls
+from conjoint.rewards.sandbox.local.verifier import VerifierPool
 from tests.rewards.sandbox.conftest import CANARY_SOCKET
 
 
@@ -143,7 +143,7 @@ def test_without_a_tier_nothing_runs_and_the_hint_is_given(monkeypatch: pytest.M
         tried.append(tier)
         raise SandboxUnavailable({tier: "unshare: EPERM"}, "Use another machine.")
 
-    monkeypatch.setattr("rewards.sandbox.jail.LocalJail._proved_worker", refuse)
+    monkeypatch.setattr("conjoint.rewards.sandbox.local.jail.LocalJail._proved_worker", refuse)
     pool = VerifierPool("refused", deadline_s=1.0)
     try:
         for _ in range(3):

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from envs.agent import Agent, CommandAgent, FunctionAgent
-from envs.base import SingleTurn
-from rl.types import Status, Task, Trajectory
-from rollouts.collector import Collector
-from rollouts.episode import EpisodeLimits
-from rollouts.gateway.play import Agents, play_agent
-from rollouts.gateway.server import Gateway
+from conjoint.envs.agent import Agent, CommandAgent, FunctionAgent
+from conjoint.envs.base import SingleTurn
+from conjoint.envs.types import Status, Task, Trajectory
+from conjoint.rollouts.collector import Collector
+from conjoint.rollouts.episode import EpisodeLimits
+from conjoint.rollouts.gateway.play import Agents, play_agent
+from conjoint.rollouts.gateway.server import Gateway
 from tests.agents import Scripted, call, play, tool_renderer
 
 LIMITS = EpisodeLimits(budget=400, max_model_len=2000, max_turns=8, temperature=0.7)

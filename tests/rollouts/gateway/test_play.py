@@ -9,13 +9,13 @@ from typing import Any
 import psutil
 import pytest
 
-from envs.agent import AgentConfig, AgentError, CommandAgent, FunctionAgent, load_agent
-from envs.base import SingleTurn
-from rl.types import Completion, ConjointError, Status, StopRun, Task
-from rollouts.collector import Collector
-from rollouts.episode import EpisodeLimits
-from rollouts.gateway.play import Agents, play_agent
-from rollouts.gateway.server import Gateway
+from conjoint.envs.agent import AgentConfig, AgentError, CommandAgent, FunctionAgent, load_agent
+from conjoint.envs.base import SingleTurn
+from conjoint.envs.types import Completion, ConjointError, Status, StopRun, Task
+from conjoint.rollouts.collector import Collector
+from conjoint.rollouts.episode import EpisodeLimits
+from conjoint.rollouts.gateway.play import Agents, play_agent
+from conjoint.rollouts.gateway.server import Gateway
 from tests.agents import ROOMY, Scripted, play, tool_renderer
 
 TASK = Task.make("travel", "Where to?")
@@ -68,7 +68,8 @@ async def test_a_command_that_fails_says_its_last_words():
 async def test_a_command_dies_with_the_run_that_started_it(tmp_path: Path):
     pid = tmp_path / "pid"
     script = (
-        "import asyncio; from envs.agent import CommandAgent; from rl.types import Task; "
+        "import asyncio; from conjoint.envs.agent import CommandAgent; "
+        "from conjoint.envs.types import Task; "
         f"agent = CommandAgent(('sh', '-c', 'echo $$ > {pid}; exec sleep 300')); "
         "asyncio.run(agent('http://127.0.0.1:1/v1', Task.make('travel', 'x')))"
     )

@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from rl.types import Completion, StopRun
-from rollouts.gateway.parameters import read_chat
-from rollouts.gateway.server import MAX_BODY, Gateway
+from conjoint.envs.types import Completion, StopRun
+from conjoint.rollouts.gateway.parameters import read_chat
+from conjoint.rollouts.gateway.server import MAX_BODY, Gateway
 from tests.agents import ROOMY, TOOLS, Scripted, call, served, tool_renderer
 
 HELLO = {"role": "user", "content": "hello"}
@@ -203,7 +203,7 @@ def test_parts_of_text_and_the_developers_role_become_plain_messages():
 async def test_a_template_without_tools_refuses_them():
     from openai import BadRequestError
 
-    from rl.nano import CHAT_TEMPLATE
+    from conjoint.rl.nano.model import CHAT_TEMPLATE
 
     async with served(Scripted("x", renderer=tool_renderer(CHAT_TEMPLATE))) as (client, _):
         with pytest.raises(BadRequestError) as refused:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from rl.types import Completion, Status
-from rollouts.episode import EpisodeLimits
-from rollouts.gateway.session import Session
+from conjoint.envs.types import Completion, Status
+from conjoint.rollouts.episode import EpisodeLimits
+from conjoint.rollouts.gateway.session import Session
 from tests.agents import ROOMY, TOOLS, Scripted, call, served, tool_renderer
 
 HELLO = {"role": "user", "content": "hello"}

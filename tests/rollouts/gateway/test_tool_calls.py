@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from rl.types import Message
-from rollouts.gateway.tool_calls import FORMS, form_of, read_calls
+from conjoint.envs.types import Message
+from conjoint.rollouts.gateway.tool_calls import FORMS, form_of, read_calls
 
 FORM = {form.name: form for form in FORMS}
 ADD = '{"a": 1, "b": [2, "é"]}'

@@ -1,0 +1,31 @@
+"""What a run's config says about one kind of task (`tasks.KIND`)."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from conjoint.envs.agent import AgentConfig
+
+
+@dataclass(frozen=True, slots=True)
+class TaskConfig:
+    """One task kind of the mixture. The key in `tasks` is the kind."""
+
+    weight: float = 1.0
+    """Share of the groups of a step, relative to the other kinds; 0 leaves the kind out."""
+    path: str | None = None
+    """A .jsonl or .parquet file of rows; null draws from the procedural source of this kind, ""
+    is left to the user by an experiment."""
+    prompt_suffix: str = ""
+    """Added to each prompt of the file, such as how to write the final answer."""
+    heldout: int = 0
+    """Rows of the file kept apart for evaluation, chosen by the hash of their content."""
+    datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """reasoning-gym dataset -> its difficulty keys ({} for its defaults), drawn from in turn
+    instead of a file; the kind's reward is `logic`."""
+    allow_gameable: bool = False
+    """Take datasets that pay for junk answers too."""
+    confidence: bool = False
+    """Ask for the chance that the answer is right, in a last line of it, and pay it (RLCR; see
+    docs/self-critique.md). For kinds that a verifier grades."""
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    """A program that plays this kind's tasks by itself (docs/gateway.md)."""

@@ -1,0 +1,127 @@
+"""The reference of a code task: its three forms of tests, checked when tasks load."""
+
+import ast
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from conjoint.rewards.code.output import output_check
+from conjoint.rewards.sandbox import codec
+
+LANGUAGES = {"python": "python", "cpp": "cpp", "c++": "cpp", "bash": "bash"}
+"""Names that a reference may use -> the sandbox's."""
+TYPES = ("function", "stdio", "asserts")
+_MAX_TESTS = 1_000_000
+"""Characters of test code."""
+
+
+def validate_reference(reference: Any) -> None:
+    """Check a code task's reference. Raises ValueError naming the wrong field.
+
+    `{"language": "python", "tests": TESTS}`, where TESTS is one of
+    `{"type": "function", "entry": NAME, "cases": [{"args": [...], "kwargs": {...}, "expected":
+    ...}]}` (one of args and kwargs may be left out),
+    `{"type": "stdio", "cases": [{"input": TEXT, "output": TEXT}], "checker": ...}` (the checker as
+    in `rewards/code/output.py`; it may be left out),
+    `{"type": "asserts", "entry": NAME, "code": PYTHON}`: statements that call `entry`, or a `check`
+    that is given it.
+    In cpp and bash there is only `stdio`. `"processes": false` beside `language` says that bash's
+    builtins suffice.
+    """
+    if not isinstance(reference, Mapping):
+        raise ValueError("reference must be an object with 'language' and 'tests'")
+    language = reference.get("language")
+    if not isinstance(language, str) or language not in LANGUAGES:
+        known = ", ".join(LANGUAGES)
+        raise ValueError(f"reference.language is {language!r:.80}; expected one of {known}")
+    if not isinstance(reference.get("processes", True), bool):
+        raise ValueError("reference.processes must be true or false")
+    tests = reference.get("tests")
+    if not isinstance(tests, Mapping):
+        raise ValueError("reference.tests must be an object with 'type' and 'cases'")
+    kind = tests.get("type")
+    if kind not in TYPES:
+        known = ", ".join(f"'{name}'" for name in TYPES)
+        raise ValueError(f"reference.tests.type is {kind!r:.80}; expected one of {known}")
+    if kind != "stdio" and LANGUAGES[language] != "python":
+        raise ValueError(f"reference.tests.type is '{kind}'; in {language} only 'stdio'")
+    entry = tests.get("entry")
+    if kind != "stdio" and not (isinstance(entry, str) and entry.isidentifier()):
+        raise ValueError("reference.tests.entry must be the name of the function to call")
+    if kind == "asserts":
+        _validate_code(tests.get("code"), str(entry))
+        return
+    if kind == "stdio":
+        _validate_program(output_check(tests).source)
+    cases = tests.get("cases")
+    if not isinstance(cases, (list, tuple)) or not cases:
+        raise ValueError("reference.tests.cases must be a list of at least one case")
+    validate = _validate_call if kind == "function" else _validate_script
+    for number, case in enumerate(cases, 1):
+        validate(f"reference.tests.cases, case {number}", case)
+
+
+def _validate_call(where: str, case: Any) -> None:
+    given = isinstance(case, Mapping) and ("args" in case or "kwargs" in case)
+    if not given or "expected" not in case:
+        raise ValueError(f"{where}: must have 'args' and 'expected' ('kwargs' may be added)")
+    args, kwargs = case.get("args", ()), case.get("kwargs", {})
+    if not isinstance(args, (list, tuple)):
+        raise ValueError(f"{where}: 'args' must be a list, one entry an argument")
+    if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+        raise ValueError(f"{where}: 'kwargs' must be an object, one entry a named argument")
+    try:
+        for value in (*args, *kwargs.values(), case["expected"]):
+            codec.encode(value)
+    except codec.CodecError as error:
+        raise ValueError(f"{where}: holds {error}; only plain data can be compared") from None
+
+
+def _validate_script(where: str, case: Any) -> None:
+    if not isinstance(case, Mapping) or any(key not in case for key in ("input", "output")):
+        raise ValueError(f"{where}: must have 'input' and 'output'")
+    for key in ("input", "output"):
+        if not _is_text(case[key]):
+            raise ValueError(f"{where}: '{key}' must be text that UTF-8 can hold")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _parsed(where: str, source: str) -> ast.Module:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of escapes and the like: not an error
+            return ast.parse(source)
+    except SyntaxError as error:
+        raise ValueError(f"{where}, line {error.lineno}: {error.msg}") from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{where} cannot be parsed ({type(error).__name__})") from None
+
+
+def _validate_code(code: Any, entry: str) -> None:
+    where = "reference.tests.code"
+    if not _is_text(code) or not code.strip():
+        raise ValueError(f"{where} must be Python code that tests '{entry}'")
+    if len(code) > _MAX_TESTS:
+        raise ValueError(f"{where} is longer than {_MAX_TESTS} characters")
+    tree = _parsed(where, code)
+    check = entry != "check" and _function(tree, "check")
+    if check and not (check.args.posonlyargs or check.args.args or check.args.vararg):
+        raise ValueError(f"{where}: check() takes no argument; it is given '{entry}'")
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    if not check and entry not in names:
+        raise ValueError(f"{where} neither names '{entry}' nor defines check(candidate)")
+    if _function(tree, entry):
+        raise ValueError(f"{where} defines '{entry}' itself, the function to be tested")
+
+
+def _validate_program(source: str) -> None:
+    where = "reference.tests.checker.source"
+    if source and not _function(_parsed(where, source), "check"):
+        raise ValueError(f"{where} defines no function check(input, output, expected)")
+
+
+def _function(tree: ast.Module, name: str) -> ast.FunctionDef | None:
+    found = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
+    return next(found, None)

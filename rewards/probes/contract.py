@@ -1,0 +1,132 @@
+"""The contract of a reward of one's own, checked before a run: what it does with hard inputs.
+
+`inputs_of` makes the hard inputs of one task, `check` names every fault: a function that raises,
+hangs, returns what is no score, changes its mind, or pays an answer that says nothing. Each call
+runs in the worker that a run would use, with its deadline.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from conjoint.envs.types import Group, Message, Score, Status, Task, Trajectory
+from conjoint.rewards.base import Example, RewardContext
+from conjoint.rewards.plugins import PluginReward
+
+HUGE = 200_000
+"""Characters of the huge answer: more than any budget of tokens lets a policy write."""
+MAX_LATE = 2
+"""Inputs that may take too long before the rest is left untried."""
+_SLOW_SHARE = 0.25
+"""Share of the deadline that a call may take: on a busy machine it takes longer."""
+_LATE = "took longer than"
+_FAULTS = (
+    (_LATE, "slow"),
+    ("raised", "raises"),
+    ("failed", "crashes"),
+    ("outside its range", "out of range"),
+    ("numbers for", "wrong count"),
+    ("expected a", "wrong type"),
+    ("no number", "wrong type"),
+    ("returned", "not finite"),
+)
+"""What the reason of a missing score holds -> the fault's name; the first that fits counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One hard input. An answer that `says_nothing` must not be paid."""
+
+    name: str
+    task: Task
+    response: str
+    says_nothing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`faults` are sentences that begin with the names of input and fault; `tried` the inputs'."""
+
+    tried: tuple[str, ...]
+    faults: tuple[str, ...]
+    untried: int = 0
+
+
+def inputs_of(example: Example) -> Iterator[Input]:
+    """The hard inputs of one task."""
+    task, right = example.task, example.right or "The answer is 42."
+    yield Input("right answer", task, right)
+    yield Input("empty", task, "", says_nothing=True)
+    yield Input("blank", task, " \n\t\n", says_nothing=True)
+    yield Input("prompt echo", task, task.prompt, says_nothing=True)
+    yield Input("huge", task, ("I go on about it. " * HUGE)[:HUGE])
+    yield Input("non-UTF-8 (lone surrogates)", task, f"{right}\udcff\ud800")
+    yield Input("non-UTF-8 (replaced and null bytes)", task, f"\ufffd\x00{right}\ufffd\x1b[0m")
+    # What patterns with nested repeats, and evaluated formulas, never come back from.
+    yield Input("slow (one letter many times)", task, "a" * 40_000 + "!")
+    yield Input("slow (open brackets)", task, "(" * 20_000 + "1")
+    yield Input("slow (a tower of powers)", task, "9**9**9**9")
+    for kind, reference in (
+        ("null", None),
+        ("a number", 42),
+        ("text", "forty-two"),
+        ("a list", ["4", "2"]),
+        ("an object", {"answer": "42"}),
+    ):
+        yield Input(f"wrong type (reference is {kind})", replace(task, reference=reference), right)
+
+
+async def check(reward: PluginReward, examples: Sequence[Example]) -> Report:
+    """Run every input of every example, and again: what is random, remembers or only took long
+    because its worker was starting shows then."""
+    tried: dict[str, None] = {}
+    faults: dict[str, None] = {}
+    late = 0
+    todo = [each for example in examples for each in inputs_of(example)]
+    for number, given in enumerate(todo):
+        first = await _score(reward, given)
+        found = list(_faults(given, first))
+        late += any(_LATE in reason for reason in first.reasons)
+        if first.value is not None:
+            started = time.monotonic()
+            again = await _score(reward, given)
+            took = time.monotonic() - started
+            if again.value != first.value:
+                found.append(_unsteady(first, again))
+            if took > _SLOW_SHARE * reward.deadline_s:
+                found.append(
+                    f"slow: took {took:.1f} s, and its deadline is {reward.deadline_s:g} s"
+                )
+                late += 1
+        tried[given.name] = None
+        faults |= dict.fromkeys(f"{given.name}: {fault}" for fault in found)
+        if late >= MAX_LATE:
+            return Report(tuple(tried), tuple(faults), untried=len(todo) - number - 1)
+    return Report(tuple(tried), tuple(faults))
+
+
+async def _score(reward: PluginReward, given: Input) -> Score:
+    """The input's score; TRL's form gets a second answer beside it, as in a group."""
+    responses = [given.response] + (["."] if reward.form == "trl" else [])
+    answers = [
+        Trajectory(
+            messages=[*given.task.messages, Message(role="assistant", content=text)],
+            status=Status.COMPLETED,
+        )
+        for text in responses
+    ]
+    return (await reward(Group(given.task, answers), RewardContext()))[0]
+
+
+def _faults(given: Input, score: Score) -> Iterator[str]:
+    if score.value is None:
+        reason = "; ".join(score.reasons)
+        yield f"{next((name for words, name in _FAULTS if words in reason), 'fails')}: {reason}"
+    elif given.says_nothing and score.value > 0:
+        yield f"gameable: pays {score.value:g} for an answer that says nothing"
+
+
+def _unsteady(first: Score, again: Score) -> str:
+    if again.value is None:
+        return f"not repeatable: fails at the second call: {'; '.join(again.reasons)}"
+    return f"not repeatable: gave {first.value:g}, then {again.value:g} for the same answer"

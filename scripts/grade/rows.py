@@ -1,0 +1,154 @@
+"""Rows to grade: read and checked before anything is graded, then put into groups.
+
+A row is `{id?, group?, kind, messages | prompt, reference, response}`. The rows of a run's
+rollouts/step-*.jsonl and of `conjoint eval` are such rows.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conjoint.envs.sources.rows import open_rows
+from conjoint.envs.types import ConjointError, Message, Status, Task
+
+_ROLES = ("system", "user", "assistant", "tool")
+_KNOWN = frozenset(
+    ("id", "group", "kind", "messages", "prompt", "reference", "response", "meta", "status")
+)
+_TYPES = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number"}
+_TYPES |= {float: "a number", type(None): "null"}
+
+
+@dataclass(frozen=True, slots=True)
+class GradeRow:
+    """One response to grade."""
+
+    line: int
+    """Its line (parquet: row) in the file, from 1."""
+    id: Any
+    """Text or a number, the line if the row has none."""
+    group: str
+    """Rows of equal `group` belong together."""
+    task: Task
+    response: str
+    unfinished: bool = False
+    """Whether the row is a trajectory that a run could not finish, so there is nothing to grade."""
+
+
+def read_rows(path: str) -> list[GradeRow]:
+    """Every row of the file. Raises ConjointError naming file, line and field."""
+    file = Path(path).expanduser()
+    where, rows = open_rows(file)
+    found = []
+    for line, row in rows:
+        try:
+            found.append(read_row(line, row))
+        except ValueError as error:
+            raise ConjointError(f"{file} {where} {line}: {error}.") from error
+    if not found:
+        raise ConjointError(f"{file} holds no rows; expected one JSON object a line.")
+    return found
+
+
+def grouped(rows: Sequence[GradeRow], *, pairwise: bool, path: str) -> list[list[GradeRow]]:
+    """The rows that are scored together, in the order of their first.
+
+    A pairwise reward gets the whole group, which must answer one prompt (else ConjointError). For
+    the others only rows of the same task share a call, whatever they name as their group.
+    """
+    groups: dict[str, list[GradeRow]] = {}
+    for row in rows:
+        key = row.group if pairwise else f"{row.group} {_digest(_content(row.task))}"
+        groups.setdefault(key, []).append(row)
+    for members in groups.values() if pairwise else ():
+        first = members[0]
+        for row in members[1:]:
+            if (row.task.kind, row.task.messages) != (first.task.kind, first.task.messages):
+                raise ConjointError(
+                    f"{path} line {row.line}: its group has another prompt or kind at line "
+                    f"{first.line}; only answers to one prompt can be compared."
+                )
+    return list(groups.values())
+
+
+def read_row(line: int, row: Mapping[str, Any]) -> GradeRow:
+    """One row as read from line `line`. Raises ValueError for a field that cannot be."""
+    kind, response = row.get("kind"), row.get("response")
+    if not isinstance(kind, str) or not kind.strip():
+        raise ValueError(f"field 'kind' is {_found(row, 'kind')}; expected a task kind like 'math'")
+    if not isinstance(response, str):
+        raise ValueError(f"field 'response' is {_found(row, 'response')}; expected text")
+    messages = _messages(row)
+    if messages[-1] == {"role": "assistant", "content": response}:  # a rollout's last message
+        messages = messages[:-1]
+    meta = row.get("meta")
+    if not isinstance(meta, Mapping):
+        meta = {k: v for k, v in row.items() if k not in _KNOWN and v is not None}
+        given = row.get("messages") or row.get("prompt")
+        meta |= {"conversational": True} if isinstance(given, list) else {}
+    prompt = _digest([kind, messages])
+    task = Task(f"{kind}-{prompt[:16]}", kind, tuple(messages), row.get("reference"), dict(meta))
+    name, group = _label(row, "id"), _label(row, "group")
+    return GradeRow(
+        line,
+        line if name is None else name,
+        f"prompt {prompt}" if group is None else f"group {group!r}",
+        task,
+        response,
+        unfinished=row.get("status") == Status.FAILED,
+    )
+
+
+def _messages(row: Mapping[str, Any]) -> list[Message]:
+    field = "messages" if row.get("messages") is not None else "prompt"
+    given = row.get(field)
+    if isinstance(given, str) and field == "prompt":
+        return [Message(role="user", content=given)]
+    if not isinstance(given, list) or not given:
+        what = "an empty list" if given == [] else _found(row, field)
+        wanted = "a list of messages" if field == "messages" else "text (or give 'messages')"
+        raise ValueError(f"field '{field}' is {what}; expected {wanted}")
+    messages = []
+    for place, message in enumerate(given):
+        where = f"{field}[{place}]"
+        if not isinstance(message, Mapping):
+            raise ValueError(f"field '{where}' is {_type(message)}; expected role and content")
+        role, content = message.get("role"), message.get("content")
+        if role not in list(_ROLES):
+            raise ValueError(
+                f"field '{where}.role' is {role!r}; expected one of {', '.join(_ROLES)}"
+            )
+        if not isinstance(content, str):
+            raise ValueError(f"field '{where}.content' is {_type(content)}; expected text")
+        messages.append(Message(role=role, content=content))
+    return messages
+
+
+def _label(row: Mapping[str, Any], field: str) -> Any:
+    value = row.get(field)
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if finite and not isinstance(value, bool) and isinstance(value, str | int | float | None):
+        return value
+    raise ValueError(f"field '{field}' is {_type(value)}; expected text or a finite number")
+
+
+def _content(task: Task) -> list[Any]:
+    return [task.kind, list(task.messages), task.reference, dict(task.meta)]
+
+
+def _digest(content: Any) -> str:
+    """A hash of plain data; equal data have equal hashes, also where text has lone surrogates."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _found(row: Mapping[str, Any], field: str) -> str:
+    return _type(row[field]) if field in row else "missing"
+
+
+def _type(value: Any) -> str:
+    return _TYPES.get(type(value), type(value).__name__)

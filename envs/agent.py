@@ -53,7 +53,7 @@ class AgentConfig:
     concurrency: int = _CONCURRENCY
     """Agents of this kind that run at the same time."""
 
-    def check(self, key: str) -> None:
+    def validate(self, key: str) -> None:
         """Raises ConjointError naming a key under `key`."""
         if self.deadline_s <= 0:
             raise ConjointError(f"{key}.deadline_s={self.deadline_s:g} must be above 0")

@@ -1,7 +1,7 @@
 """The weighted mixture of task sources that a run trains on.
 
-Owns how many tasks of each kind a step has, which ones, and the queue of critic tasks. Nothing here
-is random at large: what comes next is a function of the seed and of the state, which is plain JSON.
+It decides how many tasks of each kind a step has and which tasks these are, and it owns the queue
+of critic tasks. The next tasks depend only on the seed and on the state, which is plain JSON.
 """
 
 import json
@@ -16,30 +16,35 @@ from conjoint.envs.sources.dataset import RowSubset
 from conjoint.envs.types import ConjointError, Message, Task, derive_seed
 
 CRITIC = "critic"
+"""Name of the mixture's own queue of critic tasks, beside the sources."""
 
 
 class Source(Protocol):
-    """Tasks of one kind, pure in the index.
+    """Tasks of one kind. The same index always gives the same task.
 
-    Two attributes are optional: `__len__` (indices start over after it) and `shuffle = True`
-    (rows of a file: every epoch in a new order; generated tasks come in the order of their index).
+    Two attributes are optional. A source with `__len__` is repeated in epochs of that many tasks.
+    With `shuffle = True` each epoch has a new order, as for the rows of a file. Otherwise tasks
+    come in the order of their index.
     """
 
     kind: str
 
-    def task(self, index: int) -> Task: ...
+    def task(self, index: int) -> Task:
+        """The task at `index`, from 0 on."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class MixtureConfig:
-    """Shares of the groups of a step, and the bounds of the critic queue."""
+    """Weights of the sources, and bounds of the critic queue."""
 
     weights: dict[str, float] = field(default_factory=dict)
-    """Source name -> weight relative to the others; "critic" is the queue fed by `feed`."""
+    """Name of a source -> its weight relative to the others. "critic" names the queue."""
     critic_capacity: int = 256
-    """Critic tasks that may wait; the oldest are dropped beyond it."""
+    """Largest number of queued critic tasks. The oldest are dropped beyond it."""
     critic_max_age: int = 8
-    """Steps a critic task may wait: older answers are no longer the policy's own."""
+    """Largest number of steps that a critic task waits in the queue. The answers in it come from an
+    older policy with each step."""
 
     def validate(self) -> None:
         for name, weight in self.weights.items():
@@ -52,9 +57,11 @@ class MixtureConfig:
 
 
 class Mixture:
-    """Sources by name, drawn in proportion to their weights. See `next`, `feed` and `state`."""
+    """Draws the tasks of each step from its sources, in proportion to their weights."""
 
     def __init__(self, sources: Mapping[str, Source], config: MixtureConfig, seed: int = 0) -> None:
+        """`seed` determines the order of shuffled sources. Raises ConjointError if sources and
+        weights do not have the same names, or if a source is empty."""
         config.validate()
         for name in sorted((set(sources) ^ set(config.weights)) - {CRITIC}):
             known = "a weight but no source" if name in config.weights else "a source but no weight"
@@ -77,15 +84,16 @@ class Mixture:
         self._orders: dict[str, tuple[int, list[int]]] = {}
 
     def next(self, count: int) -> list[Task]:
-        """The `count` tasks of the next step, kinds spread evenly over the list.
+        """The next `count` tasks, with the kinds spread evenly over the list.
 
-        Every source gets its share to within one task, and what rounding kept from it is paid back
-        in later steps. Critic tasks fill their share first; what they leave goes to the others.
+        Each source gets its share, rounded to whole tasks; later steps make up for the rounding. If
+        the queue has fewer critic tasks than their share, the other sources fill it up.
         """
         self._draws += 1
         self._drop_stale()
         counts = self._composition(count)
         drawn = {name: [self._draw(name) for _ in range(n)] for name, n in counts.items()}
+        # Task i of n tasks of a source stands at the fraction (i + 1/2) / n of the list.
         places = [
             ((position + 0.5) / len(tasks), order, position, name)
             for order, (name, tasks) in enumerate(drawn.items())
@@ -94,22 +102,22 @@ class Mixture:
         return [drawn[name][position] for _, _, position, name in sorted(places)]
 
     def feed(self, tasks: Sequence[Task]) -> None:
-        """Queue critic tasks, oldest first; beyond the capacity the oldest are dropped and counted.
+        """Append critic tasks to the queue; beyond its capacity the oldest are dropped and counted.
 
-        Without a critic weight they are dropped at once. Raises ConjointError for a task that
+        Without a weight for critic tasks all are dropped. Raises ConjointError for a task that
         plain JSON cannot hold.
         """
         if CRITIC not in self._shares:
             self._dropped["overflow"] += len(tasks)
             return
-        # Through JSON at once, so that a resumed run's queue equals this one's.
+        # The JSON round trip is made here already, so that a resumed run has exactly these tasks.
         self._queue.extend((self._draws, restored_task(plain_task(task))) for task in tasks)
         while len(self._queue) > self._config.critic_capacity:
             self._queue.popleft()
             self._dropped["overflow"] += 1
 
     def metrics(self) -> dict[str, float]:
-        """What waits in the critic queue and what was dropped from it so far."""
+        """Critic tasks queued now, and dropped since the start of the run."""
         return {
             "critic/queued": float(len(self._queue)),
             "critic/dropped_stale": float(self._dropped["stale"]),
@@ -117,7 +125,7 @@ class Mixture:
         }
 
     def state(self) -> dict[str, Any]:
-        """All that `load_state` needs to go on exactly here; plain JSON."""
+        """The complete state for `load_state`, as plain JSON."""
         return {
             "seed": self._seed,
             "sources": {name: _identity(source) for name, source in self._sources.items()},
@@ -129,7 +137,7 @@ class Mixture:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken. Raises ConjointError if sources, rows or seed differ."""
+        """Continue where `state` left off. Raises ConjointError if sources, rows or seed differ."""
         here = {name: _identity(source) for name, source in self._sources.items()}
         if sorted(here) != sorted(state["sources"]) or sorted(self._credits) != sorted(
             state["credits"]
@@ -156,15 +164,18 @@ class Mixture:
         self._dropped = {name: int(state["dropped"][name]) for name in self._dropped}
 
     def _drop_stale(self) -> None:
+        # The queue is sorted by age, so only its front can be stale.
         while self._queue and self._draws - self._queue[0][0] > self._config.critic_max_age:
             self._queue.popleft()
             self._dropped["stale"] += 1
 
     def _composition(self, count: int) -> dict[str, int]:
+        """Name of a source -> number of its tasks among the next `count`."""
         counts = apportion(count, self._shares, self._credits)
         if missing := counts.get(CRITIC, 0) - len(self._queue):
-            if missing < 0:
+            if missing < 0:  # more critic tasks are queued than are due
                 return counts
+            # The queue is too short. Its share of this step is lost, not owed to later steps.
             counts[CRITIC] -= missing
             others = {name: share for name, share in self._shares.items() if name != CRITIC}
             for name, extra in apportion(missing, others, self._credits).items():
@@ -185,7 +196,7 @@ class Mixture:
         return source.task(place)
 
     def _order(self, name: str, epoch: int, length: int) -> list[int]:
-        """The row order of one epoch; the last one asked for is kept."""
+        """The order of the rows in one epoch. The last order made for a source is cached."""
         kept = self._orders.get(name)
         if kept is None or kept[0] != epoch:
             order = list(range(length))
@@ -195,29 +206,32 @@ class Mixture:
 
 
 def apportion(count: int, shares: Mapping[str, float], credits: dict[str, float]) -> dict[str, int]:
-    """`count` whole units by share, by largest remainder; `credits` carries the rounding on.
+    """Split `count` whole units by `shares`, with the largest remainder method.
 
-    Deterministic: ties go to the earlier name. Updates `credits` in place; over many calls each
-    name gets its share to within one unit.
+    `credits` holds the rounding error of each name from earlier calls and is updated in place. Over
+    many calls each name therefore gets its share to within one unit. Ties go to the earlier name.
     """
     total = math.fsum(shares.values())
+    # Exact share of this call plus the units that earlier calls still owe.
     targets = {name: credits[name] + count * share / total for name, share in shares.items()}
     counts = {name: max(0, math.floor(target)) for name, target in targets.items()}
+    # Rounding down leaves units over; a name with credit below 0 may also make them too many.
     while (left := count - sum(counts.values())) != 0:
         step = 1 if left > 0 else -1
         open_to_change = [n for n in counts if step > 0 or counts[n] > 0]
         chosen = max(open_to_change, key=lambda n: step * (targets[n] - counts[n]))
         counts[chosen] += step
-    # Rounded, so that thirds that should tie do tie.
+    # Rounded, because shares such as 1/3 would otherwise miss ties by floating-point error.
     credits.update({name: round(targets[name] - counts[name], 9) for name in counts})
     return counts
 
 
 def split_rows(source: Source, heldout: int, seed: int) -> tuple[RowSubset, RowSubset]:
-    """(train, held-out) of a file's rows, disjoint by the hash of their content.
+    """Split the rows of a file into (train, held-out), without a common task.
 
-    `heldout` distinct tasks are chosen by the hash of (seed, task id): a repeated row is on one
-    side only, and the order of the file does not matter. Raises ConjointError if too few remain.
+    The `heldout` distinct tasks with the smallest hash of (seed, task id) are held out. Copies of a
+    row are therefore on the same side, and the order of the file does not matter. Raises
+    ConjointError if `heldout` leaves no row to train on.
     """
     length = _length(source) or 0
     tasks = [source.task(index) for index in range(length)]
@@ -237,16 +251,18 @@ def split_rows(source: Source, heldout: int, seed: int) -> tuple[RowSubset, RowS
 
 
 def _length(source: Source) -> int | None:
+    """Number of tasks of a source, None if it is endless."""
     measure = getattr(source, "__len__", None)
     return None if measure is None else measure()
 
 
 def _identity(source: Source) -> list[Any]:
+    """Facts by which `load_state` recognises that a source is the one of the checkpoint."""
     return [source.kind, _length(source), getattr(source, "fingerprint", None)]
 
 
 def plain_task(task: Task) -> dict[str, Any]:
-    """A task as plain JSON, for a checkpoint; raises ConjointError for what JSON cannot hold."""
+    """A task as plain JSON, for a checkpoint. Raises ConjointError if JSON cannot hold a value."""
     plain = {
         "id": task.id,
         "kind": task.kind,
@@ -264,18 +280,22 @@ def plain_task(task: Task) -> dict[str, Any]:
 
 
 def restored_task(plain: Mapping[str, Any]) -> Task:
+    """The task of `plain_task`. Values are as JSON keeps them: tuples have become lists."""
     messages = tuple(Message(role=m["role"], content=m["content"]) for m in plain["messages"])
     return Task(plain["id"], plain["kind"], messages, plain["reference"], dict(plain["meta"]))
 
 
 @dataclass(frozen=True, slots=True)
 class TaskSets:
+    """All tasks of a run."""
+
     mixture: Mixture
+    """Tasks to train on."""
     heldout: dict[str, list[Task]]
-    """By kind; only kinds that a verifier grades."""
+    """Task kind -> held-out tasks. Only kinds that a verifier grades."""
     open: list[Task]
-    """Held-out tasks of the other kinds."""
+    """Held-out tasks of the kinds that only a judge grades."""
     judge_pairs: list[tuple[Task, str, str]]
-    """(task, right answer, wrong answer)."""
+    """(task, right answer, wrong answer), to test the judge."""
     first: dict[str, Task]
-    """By kind; for whoever needs to see what its tasks look like."""
+    """Task kind -> its first task, as a sample of the kind."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conjoint.envs.agent import AgentConfig
+from conjoint.envs.types import ConjointError
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +30,11 @@ class TaskConfig:
     docs/self-critique.md). For kinds that a verifier grades."""
     agent: AgentConfig = field(default_factory=AgentConfig)
     """A program that plays this kind's tasks by itself (docs/gateway.md)."""
+
+    def validate(self, key: str) -> None:
+        """Raises ConjointError naming a key under `key`, which is tasks.KIND."""
+        if self.weight < 0 or self.heldout < 0:
+            raise ConjointError(f"{key}.weight and {key}.heldout must be 0 or more")
+        if self.datasets and self.path is not None:
+            raise ConjointError(f"give {key}.path or {key}.datasets, not both")
+        self.agent.validate(f"{key}.agent")

@@ -1,7 +1,9 @@
-"""The nouns of conjoint. A leaf: standard library only, imported by everything else.
+"""The nouns of conjoint: Task, Trajectory, Group, Score, Completion and Sampler.
 
-A `Task` is asked `group_size` times; each answer is a `Trajectory`; the K trajectories of one task
-are a `Group`, the unit of scoring and of advantage.
+The policy answers each `Task` `group_size` times. Each answer is recorded as a `Trajectory`. The K
+trajectories of one task form a `Group`, the unit of scoring and of advantages.
+
+Every other module may import this one. It imports the standard library only.
 """
 
 import hashlib
@@ -14,21 +16,23 @@ from typing import Any, NotRequired, Protocol, TypedDict
 
 
 class ConjointError(Exception):
-    """A mistake the user can mend. The command prints it as one sentence and exits with code 2."""
+    """A user's mistake. The command prints the message, one sentence, and exits with code 2."""
 
 
 class StopRun(Exception):
-    """The run must not go on (a guard's stop rule); the message says why and what to do."""
+    """A stop rule fired, so the run must not continue. The message says why and what to do."""
 
 
 class FunctionCall(TypedDict):
+    """The function and arguments of a `ToolCall`."""
+
     name: str
     arguments: str
     """A JSON object, as text."""
 
 
 class ToolCall(TypedDict):
-    """A tool that an assistant message asks for, as OpenAI's API has it."""
+    """One tool call of an assistant message, in the format of OpenAI's API."""
 
     id: str
     type: str
@@ -37,7 +41,10 @@ class ToolCall(TypedDict):
 
 
 class Message(TypedDict):
-    """One turn of a dialogue. An assistant may call tools; a "tool" message answers one call."""
+    """One turn of a dialogue, in the format of OpenAI's API.
+
+    An assistant message may call tools. A message with role "tool" is the result of one call.
+    """
 
     role: str
     content: str
@@ -47,37 +54,39 @@ class Message(TypedDict):
 
 
 class Status(StrEnum):
-    """Where a trajectory stands."""
+    """Progress of a trajectory."""
 
     RUNNING = "running"
-    """Still being sampled; carried over to the next step."""
+    """The answer is unfinished. Its sampling may continue in a later step."""
     COMPLETED = "completed"
-    """The policy ended its answer by itself."""
+    """The policy ended its answer itself."""
     TRUNCATED = "truncated"
-    """Ran out of budget or context: scored, and penalised where budgets are on."""
+    """The answer was cut off by its budget, its context, its number of turns, or because it
+    repeated itself. It is scored, and penalised where budgets are on."""
     FAILED = "failed"
-    """Our machinery broke: masked from every loss, counted, never scored 0."""
+    """The environment, the agent or the engine failed. The trajectory is counted and masked from
+    every loss. It never gets a score of 0."""
 
 
 class Outcome(StrEnum):
-    """How one check of one trajectory ended."""
+    """Result of one check of one trajectory."""
 
     PASS = "pass"
     FAIL = "fail"
     TIMEOUT = "timeout"
     """The response's own program or formula took too long: score 0."""
     ERROR = "error"
-    """The response's own program or formula broke: score 0."""
+    """The response's own program or formula raised an error: score 0."""
     INFRA_ERROR = "infra_error"
-    """Our machinery broke: score null, masked."""
+    """Our machinery failed (a sandbox, a judge): the score is None and the trajectory is masked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One prompt and what is needed to verify its answer.
+    """One prompt, with the reference that verifies its answer.
 
-    `kind` routes budget and reward. `reference` is for verifiers only: it never reaches the policy
-    or a judge prompt.
+    `kind` selects the token budget and the rewards. Only verifiers see `reference`: it never enters
+    a prompt of the policy or of a judge.
 
     Example: `Task.make("math", "What is 2+3?", reference="5")`.
     """
@@ -95,7 +104,10 @@ class Task:
         reference: Any = None,
         meta: Mapping[str, Any] | None = None,
     ) -> "Task":
-        """A task whose id is the hash of its content, so equal tasks have equal ids."""
+        """A task whose id is a hash of kind and messages, so equal prompts of a kind share an id.
+
+        A `prompt` given as text becomes one user message.
+        """
         messages = (
             (Message(role="user", content=prompt),) if isinstance(prompt, str) else tuple(prompt)
         )
@@ -105,17 +117,17 @@ class Task:
 
     @property
     def prompt(self) -> str:
-        """The last user message."""
+        """Text of the last user message, "" without one."""
         return next((m["content"] for m in reversed(self.messages) if m["role"] == "user"), "")
 
 
 CALIBRATION = "calibration"
-"""Name of the score that pays the confidence an answer states. It is no check of the answer."""
+"""Name of the score for the confidence that an answer states. It does not check the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One check's value in [0, 1] for one trajectory, with the reasons a reader needs.
+    """Value in [0, 1] that one check gives one trajectory, with reasons for a human reader.
 
     `value` is None exactly when `outcome` is INFRA_ERROR.
     """
@@ -124,39 +136,50 @@ class Score:
     value: float | None
     outcome: Outcome
     reasons: tuple[str, ...] = ()
+    judged: bool = False
+    """Whether a judge's opinion decided it. Such a score proves nothing: it teaches no critic, pays
+    no confidence and does not count as verified."""
 
     @staticmethod
     def of(name: str, value: float, *reasons: str) -> "Score":
+        """A score whose outcome is PASS from 1.0 on and FAIL below."""
         return Score(name, value, Outcome.PASS if value >= 1.0 else Outcome.FAIL, reasons)
 
     @staticmethod
     def infra_error(name: str, *reasons: str) -> "Score":
+        """A score without a value, which masks its trajectory from training."""
         return Score(name, None, Outcome.INFRA_ERROR, reasons)
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a sampler returns: n tokens and their n log-probs under the distribution sampled from.
+    """Result of one sampler call: n tokens, and n log-probs under the distribution they came from.
 
-    `stop_reason` is "stop" (the policy ended), "length" (ran into max_tokens) or "abort" (taken out
-    of the engine unfinished; ask again with these tokens appended).
+    `stop_reason` is "stop" (the policy sampled its end token), "length" (`max_tokens` was reached)
+    or "abort" (the engine returned the answer unfinished; to continue it, call the sampler again
+    with these tokens appended). Any other value means that the engine cut off a repetition.
     """
 
     tokens: list[int]
     logprobs: list[float]
+    """Natural logarithms, after temperature and nucleus were applied."""
     stop_reason: str
     version: int
-    """Of the weights that drew the last token."""
+    """Version of the weights that drew the last token."""
     engine: str = ""
+    """Name of the engine worker that sampled."""
     versions: list[int] = field(default_factory=list)
-    """One a token, where weights changed in the middle; empty: `version` drew them all."""
+    """Version of the weights that drew each token, if the weights changed during the call. Empty
+    if `version` drew all tokens."""
 
 
 class Sampler(Protocol):
     """The policy as environments and judges see it: a plain async callable.
 
-    `session` groups calls that share a prefix (the K samples of a group, the pairs of a judge):
-    they go to one engine, and calls of one session made in the same tick travel together.
+    Arguments: `tokens` is the context, `max_tokens` bounds the tokens to sample, and `top_p` is the
+    probability mass of the nucleus (1.0 samples from the whole vocabulary). `session` names calls
+    that share a prefix, such as the K samples of a group or the pairs of a judge. Calls of one
+    session go to the same engine. Those made in the same tick of the event loop travel together.
     """
 
     async def __call__(
@@ -173,44 +196,52 @@ class Sampler(Protocol):
 
 @dataclass(slots=True)
 class Trajectory:
-    """The token-level record of one answer; written through the two `extend_` methods only.
+    """Token-level record of one answer, prompt included.
 
-    `tokens`, `sampled`, `behavior_logprobs` and `versions` are aligned: one entry a token.
-    A context token has sampled=False, log-prob 0.0 and version -1.
+    `tokens`, `sampled`, `behavior_logprobs` and `versions` have one entry for each token. Only
+    `extend_context` and `extend_sampled` write to them, so they stay aligned. A context token has
+    sampled=False, log-prob 0.0 and version -1.
     """
 
     tokens: list[int] = field(default_factory=list)
     sampled: list[bool] = field(default_factory=list)
+    """True for tokens that the policy drew: the tokens that a loss may train on."""
     behavior_logprobs: list[float] = field(default_factory=list)
+    """Log-prob that the engine reported for each token when it sampled it."""
     versions: list[int] = field(default_factory=list)
+    """Version of the weights that drew each token."""
     messages: list[Message] = field(default_factory=list)
     status: Status = Status.RUNNING
     temperature: float = 1.0
     top_p: float = 1.0
-    """Below 1 a token was drawn from the likeliest ones that have this share together."""
+    """Probability mass of the nucleus that tokens were sampled from; 1 is the whole vocabulary."""
     budget: int = 0
-    """Sampled tokens it might have; 0 is not known."""
+    """Most sampled tokens that the answer was allowed; 0 if that is not known."""
     engine: str = ""
+    """Name of the engine worker that sampled last."""
     scores: list[Score] = field(default_factory=list)
     reward: float | None = None
+    """Scalar reward (`rewards/assign.py`). None masks the trajectory from training."""
     reward_parts: dict[str, float] = field(default_factory=dict)
-    """What each score pays by its name; `reward` is their weighted mean."""
+    """Name of a score -> the reward from that score alone. `reward` is the weighted mean."""
     advantage: float | None = None
+    """Reward relative to the group. None masks the trajectory from training."""
     metrics: dict[str, float] = field(default_factory=dict)
     answer: str | None = None
-    """The last message without the confidence that it states; None where none was asked for."""
+    """Last message without its stated confidence. None if the prompt asked for no confidence."""
     confidence: float | None = None
-    """The chance of being right that the answer states, None where it states none that is
-    readable."""
+    """Stated probability in [0, 1] that the answer is right. None if no readable one is stated."""
 
     def extend_context(self, tokens: Sequence[int]) -> None:
-        """Append tokens the policy was given (prompt, environment, tools)."""
+        """Append tokens that the policy did not draw: prompt, environment or tool output."""
         n = len(tokens)
         self._extend(tokens, [False] * n, [0.0] * n, [-1] * n)
 
     def extend_sampled(self, completion: Completion) -> None:
-        """Append tokens the policy drew. ValueError if log-probs, versions and tokens differ in
-        number."""
+        """Append tokens that the policy drew.
+
+        Raises ValueError unless there is one log-prob and one version for each token.
+        """
         n = len(completion.tokens)
         versions = completion.versions or [completion.version] * n
         if not len(completion.logprobs) == len(versions) == n:
@@ -238,29 +269,31 @@ class Trajectory:
 
     @property
     def response(self) -> str:
-        """What is graded: the last assistant message without the confidence it was asked for, ""
-        before there is one."""
+        """Text that rewards grade: the last assistant message without its stated confidence.
+
+        "" before the first assistant message.
+        """
         return self.last_message if self.answer is None else self.answer
 
     @property
     def last_message(self) -> str:
-        """The text of the last assistant message, "" before there is one."""
+        """Text of the last assistant message, "" before the first one."""
         return next((m["content"] for m in reversed(self.messages) if m["role"] == "assistant"), "")
 
     @property
     def checks(self) -> list[Score]:
-        """The scores of the answer itself, without that of its confidence."""
+        """Scores of the answer itself: all but the score of its stated confidence."""
         return [score for score in self.scores if score.name != CALIBRATION]
 
     @property
     def trainable(self) -> bool:
-        """Whether a loss may use it: finished, graded and with an advantage."""
+        """Whether a loss may use the trajectory: it has an advantage and has not failed."""
         return self.status is not Status.FAILED and self.advantage is not None
 
 
 @dataclass(slots=True)
 class Group:
-    """The K trajectories of one task, and the step-wide `index` that fixes its place in a batch."""
+    """The K trajectories of one task. `index` fixes the group's place in the batch of its step."""
 
     task: Task
     trajectories: list[Trajectory]
@@ -268,13 +301,17 @@ class Group:
 
     @property
     def graded(self) -> list[Trajectory]:
+        """Trajectories that have a reward."""
         return [t for t in self.trajectories if t.reward is not None]
 
 
 def derive_seed(*parts: object) -> int:
-    """A 31-bit seed from any parts, the same in every process and on every machine.
+    """A 31-bit seed from any parts, equal in every process and on every machine.
+
+    All random draws of a run take their seed from here: there is no global random state.
 
     Example: `derive_seed(run_seed, task.id, sample_index)`.
     """
+    # The separator keeps ("a", "bc") apart from ("ab", "c").
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:4], "big") & 0x7FFFFFFF

@@ -1,6 +1,7 @@
-"""Scores -> reward: the one place where weights, token budgets and length rules meet.
+"""Scores -> reward: the one place where reward weights, token budgets and length rules meet.
 
-A truncated answer gets the budget's penalty in place of its score (Kimi K2 report, section 3.2.3).
+A truncated answer gets the budget's penalty in place of its scores (Kimi K2 report, arXiv
+2507.20534, section 3.2.3).
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,14 +19,16 @@ def assign_rewards(
     step: int = 0,
     limits: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
-    """Scores -> reward. A failed trajectory or a null score leaves the reward null (masked).
+    """Set `reward` and `reward_parts` of each trajectory, both empty for a masked one.
 
-    `weights` maps a score's name to its weight (1.0 where it is not named); the reward is the
-    weighted mean, so it stays in [0, 1] unless budget or length take from it or add to it. `limits`
-    are Toggle's length limits by kind in this step. What an answer lost or gained by its length is
-    in its `metrics`.
+    A trajectory is masked (reward None) if it failed or one of its scores has no value. The reward
+    is the weighted mean of the scores; `weights` maps the name of a score to its weight, by default
+    1.0. It lies in [0, 1] before budget and length rules change it. `step` is 0-based. `limits`
+    maps a task kind to Toggle's length limit, in tokens, where it binds in this step. `metrics` of
+    the trajectory record what its length has cost or paid.
     """
     for group in groups:
+        # The replacement of flat groups may have assigned rewards before.
         for t in group.trajectories:
             t.reward, t.reward_parts = None, {}
             for name in ("above_limit", "length_reward"):
@@ -33,15 +36,18 @@ def assign_rewards(
         kind, members = group.task.kind, _gradable(group)
         scores = [paid_score(t, budget, weights) for t in members]
         lengths = [t.num_sampled for t in members]
+        # Toggle pays nothing above the limit; such an answer cannot earn a length bonus either.
         cut = above_limit(scores, lengths, limits.get(kind), budget.toggle.min_score)
         kept = [0.0 if c else score for c, score in zip(cut, scores, strict=True)]
         weight = budget.length.weight_at(kind, step)
         bonuses = [weight * x for x in length_rewards(lengths, [s >= 1 for s in kept])]
         for t, over, bonus in zip(members, cut, bonuses, strict=True):
             if _cut_off(t, budget):
+                # The parts too: gdpo computes advantages from them and not from the reward.
                 t.reward = budget.penalty
                 t.reward_parts = {s.name: budget.penalty for s in t.scores}
                 continue
+            # Added to each part, so that the weighted mean of the parts stays the reward.
             extra = bonus + budget.penalty * budget.lateness(t.num_sampled, t.budget)
             values = [0.0 if over else s.value or 0.0 for s in t.scores]
             parts = [(s.name, value + extra) for s, value in zip(t.scores, values, strict=True)]
@@ -53,7 +59,7 @@ def assign_rewards(
 def correct_lengths(
     groups: Iterable[Group], budget: BudgetConfig, weights: Mapping[str, float]
 ) -> dict[str, list[int]]:
-    """Lengths of the answers that every check paid in full, by kind: what Toggle learns from."""
+    """Task kind -> sampled tokens of each answer with full score, from which Toggle sets limits."""
     found: dict[str, list[int]] = {}
     for group in groups:
         members = _gradable(group)
@@ -63,19 +69,22 @@ def correct_lengths(
 
 
 def paid_score(t: Trajectory, budget: BudgetConfig, weights: Mapping[str, float]) -> float:
-    """Weighted mean of what the checks say of a graded answer, whatever its confidence; 0 if it was
-    cut off at a budget."""
+    """Weighted mean of the scores of a graded answer, without that of its stated confidence.
+
+    0 if the answer was cut off and budgets are on.
+    """
     if _cut_off(t, budget):
         return 0.0
     return _weighted([(s.name, s.value or 0.0) for s in t.checks], weights)
 
 
 def _cut_off(t: Trajectory, budget: BudgetConfig) -> bool:
+    """Whether the answer gets the penalty: without budgets a truncated answer keeps its scores."""
     return t.status is Status.TRUNCATED and budget.enabled
 
 
 def _gradable(group: Group) -> list[Trajectory]:
-    """The members that get a reward: not failed, and every check has a value."""
+    """The members that get a reward: not failed, scored, and every score has a value."""
     return [
         t
         for t in group.trajectories
@@ -84,5 +93,6 @@ def _gradable(group: Group) -> list[Trajectory]:
 
 
 def _weighted(values: list[tuple[str, float]], weights: Mapping[str, float]) -> float:
+    """Weighted mean of (name, value) pairs."""
     pairs = [(weights.get(name, 1.0), value) for name, value in values]
     return sum(w * v for w, v in pairs) / sum(w for w, _ in pairs)

@@ -1,7 +1,8 @@
-"""The reward contract: a group in, one `Score` a trajectory out.
+"""The reward contract: a reward takes a group and returns one `Score` for each trajectory.
 
-`each` lifts a plain check of one response to a group. What a response caused is a score of 0; what
-our machinery caused is `Score.infra_error`, which masks the trajectory and is never a reward of 0.
+A failure that the response caused scores 0. A failure of our machinery is `Score.infra_error`,
+which masks the trajectory; it is never a reward of 0. `each` in `rewards/combine.py` makes a reward
+from a check of a single response.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,13 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RewardContext:
-    """What a reward may use: the policy as a sampler, the renderer, a seed for its own draws, and
-    the `judge` that is asked instead of the policy where there is one (an endpoint)."""
+    """Access of a reward to the policy, to the judge and to a seed."""
 
     sampler: Sampler | None = None
+    """The policy, or the snapshot that judges instead of it; None outside a run."""
     renderer: "Renderer | None" = None
+    """Turns messages into tokens for `sampler`."""
     seed: int = 0
+    """Seed of the reward's own draws."""
     judge: "ChatPolicy | None" = None
+    """A judge with a chat interface, such as an endpoint; None asks `sampler`."""
 
     async def ask_judge(
         self,
@@ -34,9 +38,11 @@ class RewardContext:
         seed: int,
         session: str = "",
     ) -> str:
-        """The judge's own reply. `session` as in `conjoint.envs.types.Sampler`.
+        """The reply of the judge, or of the policy if there is no other judge.
 
-        Raises ConjointError where there is nobody to ask, and whatever a broken judge raises.
+        Arguments as in `conjoint.envs.types.Sampler`, with messages instead of tokens. Raises
+        ConjointError if the context has neither judge nor policy, RuntimeError if the prompt is too
+        long or the call was aborted, and any error of the judge itself.
         """
         how = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
         if self.judge is not None:
@@ -58,27 +64,25 @@ class RewardContext:
 
 
 class RewardFn(Protocol):
-    """Scores the K trajectories of one task; returns exactly one `Score` for each, in order."""
+    """Scores the K trajectories of one task: returns one `Score` for each, in order."""
 
     async def __call__(self, group: Group, context: RewardContext) -> list[Score]: ...
 
 
 Check = Callable[[Task, str], Score | Awaitable[Score]]
+"""(task, response) -> score of a single response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A task, an answer to it that must be paid, and answers that must not be.
+    """A task, an answer that a reward must pay, and answers that it must not pay.
 
-    Each shipped reward has some (`examples()` in its module). The probes grade them, and make more
-    cheats of them that fit every reward: an empty answer, the prompt again, repetition.
+    Each shipped reward has examples (`examples()` in its module). The probes grade them. They also
+    make cheats from them that fit every reward: an empty answer, the prompt again, repetition.
     """
 
     task: Task
     right: str
+    """An answer that must be paid."""
     cheats: Mapping[str, str] = field(default_factory=dict)
-    """What the cheat is called -> the answer; those that only this reward could be fooled by."""
-
-
-JUDGED = frozenset(("rubric", "faithfulness", "safety"))
-"""Scores that are a judge's opinion."""
+    """Name of a cheat -> an answer that only this reward could be fooled by."""

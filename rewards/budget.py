@@ -1,6 +1,8 @@
-"""Tokens per task kind (Kimi K2 report, section 3.2.3: a budget by task type, over-budget answers
-are truncated and penalised; the values are not disclosed, so all of them are config), and the one
-place where scores become a reward."""
+"""Token budgets by task kind (Kimi K2 report, arXiv 2507.20534, section 3.2.3).
+
+An answer above its budget is truncated and penalised; `rewards/assign.py` applies the penalty. The
+report discloses no values, so all of them are configuration.
+"""
 
 from dataclasses import dataclass, field
 
@@ -36,8 +38,6 @@ class BudgetConfig:
         if not 0 <= self.soft_share <= 1:
             raise ConjointError(f"budget.soft_share={self.soft_share} must lie between 0 and 1")
         self._validate_schedule()
-        self.toggle.validate()
-        self.length.validate()
         needs_budgets = {
             "soft_share": self.soft_share,
             "schedule": self.schedule if self.schedule != "constant" else "",

@@ -5,13 +5,12 @@ RLCR's reward (arXiv 2507.16806) up to a constant and a factor.
 """
 
 from conjoint.envs.types import CALIBRATION, Score, Status, Trajectory
-from conjoint.rewards.base import JUDGED
 
 
 def correctness(trajectory: Trajectory) -> float | None:
     """1 for a finished answer that every verifier pays in full, 0 for any other; None if ungraded.
     A judge's opinion proves nothing and is not counted."""
-    values = [score.value for score in trajectory.checks if score.name not in JUDGED]
+    values = [score.value for score in trajectory.checks if not score.judged]
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None

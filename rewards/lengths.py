@@ -1,5 +1,7 @@
-"""Rewards that depend on how long an answer is beside others: K1.5's length reward and K2.5's
-Toggle. Pure functions and their settings; `rewards/budget.py` puts them into the reward."""
+"""Rewards that compare the lengths of answers: Kimi K1.5's length reward and K2.5's Toggle.
+
+Pure functions and their settings; `rewards/assign.py` adds them to the reward.
+"""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,27 @@ from conjoint.rewards.killable import DeadlinePassed, WorkerError, WorkerPool, d
 
 _IMPORT_S = 60.0
 _REFERENCE_COLUMNS = ("reference", "answer", "solution", "ground_truth")
-_Graded = tuple[float | None, str, tuple[str, ...]]
-"""What a worker answers for one response: value, outcome, reasons; plain data, no user objects."""
+
+
+class Fault(StrEnum):
+    """What is wrong with a reward of the user's own; the last two only `--check` can find."""
+
+    SLOW = "slow"
+    RAISES = "raises"
+    CRASHES = "crashes"
+    FAILS = "fails"
+    """It returned a Score without a value: its own word that it could not grade."""
+    OUT_OF_RANGE = "out of range"
+    WRONG_COUNT = "wrong count"
+    WRONG_TYPE = "wrong type"
+    NOT_FINITE = "not finite"
+    GAMEABLE = "gameable"
+    NOT_REPEATABLE = "not repeatable"
+
+
+_Graded = tuple[float | None, Outcome | Fault | None, tuple[str, ...]]
+"""A worker's answer for one response: a number and None, a Score's value and its outcome, or None
+and the fault; then the reasons. Plain data, no user objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +60,25 @@ class PluginConfig:
     """The function's number that means the worst answer (score 0)."""
     high: float = 1.0
     """The function's number that means the best answer (score 1)."""
-    workers: int = 1
-    """Processes that run it."""
+
+    def validate(self, key: str) -> None:
+        """Raises ConjointError naming `key`, which gives the function."""
+        spec = self.function
+        module, _, name = spec.rpartition(":")
+        if not module or not name.isidentifier():
+            raise ConjointError(
+                f"{key}: {spec!r} must be module:function or path/to/file.py:function."
+            )
+        if module.endswith(".py") and not Path(module).is_file():
+            raise ConjointError(f"{key}: {spec!r} cannot be used: there is no file {module}.")
+        if not (0 < self.deadline_s < math.inf):
+            raise ConjointError(
+                f"{key}: {spec!r} has deadline_s={self.deadline_s}; expected above 0."
+            )
+        if not (self.low < self.high and math.isfinite(self.high - self.low)):
+            raise ConjointError(
+                f"{key}: {spec!r} has the range {self.low} to {self.high}; expected low below high."
+            )
 
 
 class PluginReward:
@@ -55,17 +92,20 @@ class PluginReward:
         self._pool = WorkerPool(
             f"reward {self.name}",
             deadline_s=config.deadline_s,
-            workers=config.workers,
             memory_mb=0,
             warm=functools.partial(_load, _absolute(config.function)),
         )
 
     async def __call__(self, group: Group, context: RewardContext) -> list[Score]:
+        return [score for score, _ in await self.with_faults(group)]
+
+    async def with_faults(self, group: Group) -> list[tuple[Score, Fault | None]]:
+        """The group's scores, each missing one with the function's fault."""
         responses = [t.response for t in group.trajectories]
         if self.form == "trl":
             return await self._ask(_grade_group, group.task, responses)
         lists = await asyncio.gather(*(self._ask(_grade_one, group.task, [r]) for r in responses))
-        return [score for scores in lists for score in scores]
+        return [scored for one in lists for scored in one]
 
     async def examples(self) -> list[Example]:
         """What `examples()` beside the function gives (see `rewards.base.Example`), [] if there is
@@ -84,54 +124,46 @@ class PluginReward:
 
     async def _ask(
         self, grade: Callable[..., list[_Graded]], task: Task, responses: list[str]
-    ) -> list[Score]:
+    ) -> list[tuple[Score, Fault | None]]:
         fields, spec = _fields(task), _absolute(self._config.function)
         try:
             graded = await self._pool.call(grade, spec, fields, responses)
         except DeadlinePassed as error:
-            return [Score.infra_error(self.name, f"the function {error}")] * len(responses)
+            return [self._missing(Fault.SLOW, f"the function {error}")] * len(responses)
         except WorkerError as error:
-            return [Score.infra_error(self.name, f"the function failed: {error}")] * len(responses)
+            reason = f"the function failed: {error}"
+            return [self._missing(Fault.CRASHES, reason)] * len(responses)
         return [self._score(*one) for one in graded]
 
-    def _score(self, value: float | None, outcome: str, reasons: tuple[str, ...]) -> Score:
-        if value is None:
-            return Score.infra_error(self.name, *reasons)
-        if outcome:  # the function returned a Score, which is in [0, 1] already
-            return Score(self.name, value, Outcome(outcome), reasons)
+    def _score(
+        self, value: float | None, kind: Outcome | Fault | None, reasons: tuple[str, ...]
+    ) -> tuple[Score, Fault | None]:
+        if value is None or isinstance(kind, Fault):
+            return Score.infra_error(self.name, *reasons), Fault(kind)
+        if kind is not None:  # the function returned a Score, which is in [0, 1] already
+            return Score(self.name, value, kind, reasons), None
         low, high = self._config.low, self._config.high
         scaled = (value - low) / (high - low)
         if not 0.0 <= scaled <= 1.0:
-            return Score.infra_error(
-                self.name,
+            return self._missing(
+                Fault.OUT_OF_RANGE,
                 f"returned {value:g}, outside its range {low:g} to {high:g}; configure the range "
                 "that the function really has",
             )
-        return Score.of(self.name, scaled, f"returned {value:g}")
+        return Score.of(self.name, scaled, f"returned {value:g}"), None
+
+    def _missing(self, fault: Fault, reason: str) -> tuple[Score, Fault]:
+        return Score.infra_error(self.name, reason), fault
 
 
 def load_plugin(config: PluginConfig, key: str) -> PluginReward:
     """The reward behind a config entry, imported once in a worker to see that it can be called.
 
     Raises ConjointError naming `key` where it does not import, is not callable, does not have one
-    of the two forms, or where deadline, range or workers cannot be.
+    of the two forms, or where deadline or range cannot be.
     """
+    config.validate(key)
     spec = config.function
-    module, _, name = spec.rpartition(":")
-    if not module or not name.isidentifier():
-        raise ConjointError(f"{key}: {spec!r} must be module:function or path/to/file.py:function.")
-    if module.endswith(".py") and not Path(module).is_file():
-        raise ConjointError(f"{key}: {spec!r} cannot be used: there is no file {module}.")
-    if not (0 < config.deadline_s < math.inf):
-        raise ConjointError(
-            f"{key}: {spec!r} has deadline_s={config.deadline_s}; expected above 0."
-        )
-    if not (config.low < config.high and math.isfinite(config.high - config.low)):
-        raise ConjointError(
-            f"{key}: {spec!r} has the range {config.low} to {config.high}; expected low below high."
-        )
-    if config.workers < 1:
-        raise ConjointError(f"{key}: {spec!r} has workers={config.workers}; expected at least 1.")
     pool = WorkerPool(f"{key} import", deadline_s=_IMPORT_S, memory_mb=0)
     try:
         form = pool.call_blocking(_form, _absolute(spec))
@@ -223,7 +255,7 @@ def _grade_one(spec: str, fields: Any, responses: list[str]) -> list[_Graded]:
     try:
         result = _finish(_load(spec)(_task(fields), responses[0]))
     except BaseException as error:
-        return [_broken(f"the function raised {describe(error)}")]
+        return [_raised(error)]
     return [_graded(result)]
 
 
@@ -251,13 +283,13 @@ def _grade_group(spec: str, fields: Any, responses: list[str]) -> list[_Graded]:
         results = _finish(function(**arguments))
         results = results.tolist() if hasattr(results, "tolist") else results
     except BaseException as error:
-        return [_broken(f"the function raised {describe(error)}")] * len(responses)
+        return [_raised(error)] * len(responses)
     if not isinstance(results, (list, tuple)):
         reason = f"the function returned {type(results).__name__}, expected a list"
-        return [_broken(reason)] * len(responses)
+        return [_broken(Fault.WRONG_TYPE, reason)] * len(responses)
     if len(results) != len(responses):
         reason = f"the function returned {len(results)} numbers for {len(responses)} answers"
-        return [_broken(reason)] * len(responses)
+        return [_broken(Fault.WRONG_COUNT, reason)] * len(responses)
     return [_graded(result) for result in results]
 
 
@@ -273,20 +305,27 @@ def _graded(result: Any) -> _Graded:
     try:
         if isinstance(result, Score):
             if result.value is None:
-                return None, "", tuple(map(str, result.reasons))
-            value, outcome = float(result.value), str(result.outcome)
-            if not 0.0 <= value <= 1.0 or result.outcome is Outcome.INFRA_ERROR:
-                return _broken(f"the function returned a Score of {value:g} as {outcome}")
+                return None, Fault.FAILS, tuple(map(str, result.reasons))
+            value, outcome = float(result.value), Outcome(result.outcome)
+            if not 0.0 <= value <= 1.0 or outcome is Outcome.INFRA_ERROR:
+                reason = f"the function returned a Score of {value:g} as {outcome}"
+                return _broken(Fault.OUT_OF_RANGE, reason)
             return value, outcome, tuple(map(str, result.reasons))
         if result is None or isinstance(result, (str, bytes)):
-            return _broken(f"the function returned {result!r:.80}, expected a number")
+            reason = f"the function returned {result!r:.80}, expected a number"
+            return _broken(Fault.WRONG_TYPE, reason)
         value = float(result)
     except BaseException as error:
-        return _broken(f"the function returned no number ({describe(error)})")
+        reason = f"the function returned no number ({describe(error)})"
+        return _broken(Fault.WRONG_TYPE, reason)
     if not math.isfinite(value):
-        return _broken(f"the function returned {value}")
-    return value, "", ()
+        return _broken(Fault.NOT_FINITE, f"the function returned {value}")
+    return value, None, ()
 
 
-def _broken(reason: str) -> _Graded:
-    return None, "", (reason,)
+def _raised(error: BaseException) -> _Graded:
+    return _broken(Fault.RAISES, f"the function raised {describe(error)}")
+
+
+def _broken(fault: Fault, reason: str) -> _Graded:
+    return None, fault, (reason,)

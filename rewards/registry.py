@@ -1,82 +1,253 @@
-"""Reward names of the config -> reward functions, by task kind."""
+"""The one table of rewards. A run, `conjoint grade`, the probes and the report all read it.
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+To add a reward, write a module with a function that makes a `RewardFn` (rewards/base.py), and enter
+one `Reward` in `REWARDS` below. Nothing else names it: the kinds that it pays by default, what it
+asks of a reference, its examples for the probes, whether it asks a judge and its place in reports
+all stand in that entry. A reward of the user's own, `module:function`, goes through the same table.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from conjoint.envs.types import CALIBRATION, ConjointError
 from conjoint.rewards.base import Example, RewardFn
 from conjoint.rewards.code import reward as code
-from conjoint.rewards.code.reward import CodeReward
+from conjoint.rewards.code.reward import CodeRewardConfig
 from conjoint.rewards.combine import each
 from conjoint.rewards.instructions import reward as instructions
-from conjoint.rewards.instructions.reward import instructions_reward
-from conjoint.rewards.judge import critic, faithfulness, judge, safety
-from conjoint.rewards.judge.critic import critic_reward
-from conjoint.rewards.judge.faithfulness import faithfulness_reward
+from conjoint.rewards.instructions.reward import InstructionsConfig
+from conjoint.rewards.judge import critic, faithfulness, judge, pointwise, safety
 from conjoint.rewards.judge.judge import Judge
-from conjoint.rewards.judge.pointwise import REWARDS as RUBRIC_REWARDS
-from conjoint.rewards.judge.safety import safety_reward
 from conjoint.rewards.logic import reward as logic
-from conjoint.rewards.logic.reward import LogicVerifier, close_logic
 from conjoint.rewards.math import reward as math
-from conjoint.rewards.math.reward import close_math, math_verifier
 from conjoint.rewards.plugins import PluginConfig, PluginReward, load_plugin
 from conjoint.rewards.probes.cheats import stock_examples
-from conjoint.rewards.rubrics.find import Rubric, load_rubrics
-from conjoint.rewards.sandbox.base import Sandbox
-from conjoint.rewards.scoring import RewardConfig
+from conjoint.rewards.rubrics.find import DEFAULT_RUBRICS, Rubric, load_rubrics
+from conjoint.rewards.sandbox.base import Sandbox, SandboxConfig
 
-BUILT_IN = (
-    "math",
-    "code",
-    "instructions",
-    "ifeval",
-    "logic",
-    "faithfulness",
-    "safety",
-    "rubric",
-    "critic",
+ReferenceCheck = Callable[[Any], None]
+"""Raises ConjointError or ValueError for a reference that no answer can be graded by."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewardConfig:
+    kinds: dict[str, list[str]] = field(default_factory=lambda: default_kinds())
+    """Task kind -> its rewards: math, code, instructions (or ifeval, the same), logic,
+    faithfulness, safety, rubric, critic, or `module:function`."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Weight of a reward where a kind has several; 1 where it is not named. `calibration` is that
+    of stated confidences (`tasks.KIND.confidence`); 0 measures them without paying them."""
+    rubrics: list[str] = field(default_factory=lambda: list(DEFAULT_RUBRICS))
+    """Rubrics of the judge: shipped names or paths of YAML files. [] turns the rubric reward off,
+    and kinds that have no other reward leave the mixture."""
+    code: CodeRewardConfig = field(default_factory=CodeRewardConfig)
+    safety_rubric: str = "safety"
+    """The rubric of the safety reward: a shipped name or the path of a YAML file."""
+    instructions: InstructionsConfig = field(default_factory=InstructionsConfig)
+    logic_partial: bool = False
+    """Pay the logic reward's partial scores too; otherwise only a score of 1 pays."""
+    deadline_s: float = 10.0
+    """Seconds that a reward of your own has for one call."""
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Function name of a reward of your own -> the numbers that mean worst and best; 0 and 1 where
+    it is not named."""
+
+    def only_rubric(self, kind: str) -> bool:
+        return self.kinds.get(kind) == ["rubric"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of a run that a reward may be made from."""
+
+    config: RewardConfig
+    sandbox: Sandbox
+    judge: Judge
+    rubrics: Sequence[Rubric]
+    isolation: str = "auto"
+    """The tier of the jails that verifiers run in (`SandboxConfig.isolation`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reward:
+    """One entry of the table."""
+
+    name: str
+    """The name in the config, and that of its scores."""
+    make: Callable[[Parts], RewardFn | None]
+    """Makes the reward of one run; None where the config gives it nothing to score by."""
+    kinds: tuple[str, ...] = ()
+    """Task kinds that it pays unless the config says otherwise."""
+    validate_reference: ReferenceCheck | None = None
+    """The check of a task's reference; None if the reward needs no reference."""
+    fits_sandbox: Callable[[SandboxConfig, bool], ReferenceCheck] | None = None
+    """For a reward that runs programs: (sandbox, whether answers are known) -> the check that this
+    sandbox can do what a reference asks for."""
+    examples: Callable[[], list[Example]] = stock_examples
+    """Tasks with right answers and cheats: what its probes are made from."""
+    asks_judge: Literal["never", "may", "always"] = "never"
+    """Whether a judge is asked. The scorer marks every score of a reward that always asks one as an
+    opinion (`Score.judged`); a reward that only may ask one marks them itself."""
+    close: Callable[[], None] | None = None
+    """Ends the processes that its verifiers share."""
+
+
+_SHIPPED = (
+    Reward(
+        name="math",
+        kinds=("math",),
+        make=lambda parts: each("math", math.math_verifier(parts.isolation)),
+        validate_reference=math.validate_reference,
+        close=math.close_math,
+    ),
+    Reward(
+        name="code",
+        kinds=("code",),
+        make=lambda parts: code.CodeReward(parts.sandbox, parts.config.code),
+        validate_reference=code.validate_reference,
+        fits_sandbox=code.fits_sandbox,
+        examples=code.examples,
+    ),
+    Reward(
+        name="instructions",
+        kinds=("instruction",),
+        make=lambda parts: instructions.instructions_reward(parts.judge, parts.config.instructions),
+        validate_reference=instructions.validate_reference,
+        examples=instructions.examples,
+        asks_judge="may",
+    ),
+    Reward(
+        name="ifeval",
+        make=lambda parts: instructions.instructions_reward(
+            parts.judge, parts.config.instructions, "ifeval"
+        ),
+        validate_reference=instructions.validate_reference,
+        examples=instructions.examples,
+        asks_judge="may",
+    ),
+    Reward(
+        name="logic",
+        kinds=("logic",),
+        make=lambda parts: each(
+            "logic", logic.LogicVerifier(parts.config.logic_partial, parts.isolation)
+        ),
+        validate_reference=logic.validate_reference,
+        examples=logic.examples,
+        close=logic.close_logic,
+    ),
+    Reward(
+        name="faithfulness",
+        kinds=("faithfulness",),
+        make=lambda parts: faithfulness.faithfulness_reward(parts.judge),
+        validate_reference=faithfulness.validate_reference,
+        examples=faithfulness.examples,
+        asks_judge="always",
+    ),
+    Reward(
+        name="safety",
+        kinds=("safety",),
+        make=lambda parts: safety.safety_reward(
+            parts.judge, *load_rubrics([parts.config.safety_rubric])
+        ),
+        validate_reference=safety.validate_reference,
+        examples=safety.examples,
+        asks_judge="always",
+    ),
+    Reward(
+        name="rubric",
+        kinds=("open",),
+        make=lambda parts: (
+            pointwise.REWARDS[parts.judge.config.mode](parts.judge, parts.rubrics)
+            if parts.rubrics
+            else None
+        ),
+        examples=judge.examples,
+        asks_judge="always",
+    ),
+    Reward(
+        name="critic",
+        kinds=("critic",),
+        make=lambda parts: critic.critic_reward,
+        validate_reference=critic.validate_reference,
+        examples=critic.examples,
+    ),
 )
 
-_MODULES = {
-    "math": math,
-    "code": code,
-    "instructions": instructions,
-    "ifeval": instructions,
-    "logic": logic,
-    "faithfulness": faithfulness,
-    "safety": safety,
-    "rubric": judge,
-    "critic": critic,
-}
+REWARDS: dict[str, Reward] = {reward.name: reward for reward in _SHIPPED}
+"""Name in the config -> the reward. The order is that of reports."""
 
 RewardTable = Mapping[str, Mapping[str, RewardFn]]
 """Task kind -> score name -> reward."""
 
 
+def default_kinds() -> dict[str, list[str]]:
+    """Task kind -> its rewards, where the config names none."""
+    found: dict[str, list[str]] = {}
+    for reward in REWARDS.values():
+        for kind in reward.kinds:
+            found.setdefault(kind, []).append(reward.name)
+    return found
+
+
+def always_judged(name: str) -> bool:
+    """Whether every score of this reward is a judge's opinion, which proves nothing."""
+    return name in REWARDS and REWARDS[name].asks_judge == "always"
+
+
+def may_ask_judge(name: str) -> bool:
+    return name in REWARDS and REWARDS[name].asks_judge != "never"
+
+
+def reference_check(
+    rewards: Iterable[str], sandbox: SandboxConfig | None = None, *, answers_known: bool = False
+) -> ReferenceCheck | None:
+    """The check of a reference by all of these rewards together; None if they need no reference.
+
+    It raises ConjointError or ValueError for a reference that no answer can be graded by. With
+    `sandbox`, also for one that this sandbox cannot grade: for some answers or, where the answers
+    are known already, for all.
+    """
+    checks: list[ReferenceCheck] = []
+    for reward in (REWARDS[name] for name in rewards if name in REWARDS):
+        if reward.validate_reference is not None:
+            checks.append(reward.validate_reference)
+        if reward.fits_sandbox is not None and sandbox is not None:
+            checks.append(reward.fits_sandbox(sandbox, answers_known))
+
+    def check(reference: Any) -> None:
+        for one in checks:
+            one(reference)
+
+    return check if checks else None
+
+
 @dataclass(slots=True)
-class Plugins:
+class OwnRewards:
     """Rewards of the user's own, by the name that the config gives them."""
 
     by_name: dict[str, PluginReward]
 
     async def close(self) -> None:
+        """End their workers, and those that shipped verifiers share."""
         for plugin in self.by_name.values():
             plugin.close()
-        close_math()
-        close_logic()
+        for reward in REWARDS.values():
+            if reward.close is not None:
+                reward.close()
 
 
-def load_plugins(cfg: RewardConfig) -> Plugins:
+def load_own_rewards(cfg: RewardConfig) -> OwnRewards:
     """Import every `module:function` once, in a worker. Raises ConjointError naming the key."""
     found: dict[str, PluginReward] = {}
     for kind, names in cfg.kinds.items():
         for name in names:
-            if name in BUILT_IN or name in found:
+            if name in REWARDS or name in found:
                 continue
             if ":" not in name:
                 raise ConjointError(
-                    f"reward.kinds.{kind} names {name!r}; known are {', '.join(BUILT_IN)}, and "
+                    f"reward.kinds.{kind} names {name!r}; known are {', '.join(REWARDS)}, and "
                     "module:function or path/to/file.py:function for one of your own"
                 )
             if name.rpartition(":")[2] == CALIBRATION:
@@ -84,50 +255,31 @@ def load_plugins(cfg: RewardConfig) -> Plugins:
                     f"reward.kinds.{kind}: {name!r} has the name of the score that pays stated "
                     "confidences; call the function something else"
                 )
-            found[name] = load_own(cfg, name, f"reward.kinds.{kind}")
-    return Plugins(found)
+            found[name] = load_own_reward(cfg, name, f"reward.kinds.{kind}")
+    return OwnRewards(found)
 
 
-def load_own(cfg: RewardConfig, name: str, key: str) -> PluginReward:
+def load_own_reward(cfg: RewardConfig, name: str, key: str) -> PluginReward:
     """A reward of the user's own with its settings. Raises ConjointError naming the key."""
     low, high = cfg.ranges.get(name.rpartition(":")[2], (0.0, 1.0))
     return load_plugin(PluginConfig(name, deadline_s=cfg.deadline_s, low=low, high=high), key)
 
 
-def examples_of(name: str) -> list[Example]:
-    """The examples of a shipped reward: what its probes are made from."""
-    return getattr(_MODULES[name], "examples", stock_examples)()
-
-
-def reward_table(
-    cfg: RewardConfig,
-    sandbox: Sandbox,
-    judge: Judge,
-    rubrics: list[Rubric],
-    plugins: Plugins,
-    isolation: str = "auto",
-) -> RewardTable:
-    """The rewards of every kind; `rubric` is left out where no rubric is chosen. `isolation` is the
-    tier of the jails that verifiers run in (`SandboxConfig.isolation`)."""
-    built_in: dict[str, Callable[[], RewardFn]] = {
-        "math": lambda: each("math", math_verifier(isolation)),
-        "code": lambda: CodeReward(sandbox, cfg.code),
-        "instructions": lambda: instructions_reward(judge, cfg.instructions),
-        "ifeval": lambda: instructions_reward(judge, cfg.instructions, "ifeval"),
-        "logic": lambda: each("logic", LogicVerifier(cfg.logic_partial, isolation)),
-        "faithfulness": lambda: faithfulness_reward(judge),
-        "safety": lambda: safety_reward(judge, *load_rubrics([cfg.safety_rubric])),
-        "rubric": lambda: RUBRIC_REWARDS[judge.config.mode](judge, rubrics),
-        "critic": lambda: critic_reward,
+def reward_table(parts: Parts, own: OwnRewards) -> RewardTable:
+    """The rewards of every kind of `parts.config`, made from the parts of the run."""
+    entries = REWARDS | {
+        name: Reward(name=plugin.name, make=functools.partial(_given, plugin))
+        for name, plugin in own.by_name.items()
     }
     table: dict[str, dict[str, RewardFn]] = {}
-    for kind, names in cfg.kinds.items():
+    for kind, names in parts.config.kinds.items():
         table[kind] = {}
-        for name in names:
-            if name in built_in:
-                if name != "rubric" or rubrics:
-                    table[kind][name] = built_in[name]()
-            else:
-                plugin = plugins.by_name[name]
-                table[kind][plugin.name] = plugin
+        for entry in (entries[name] for name in names):
+            fn = entry.make(parts)
+            if fn is not None:
+                table[kind][entry.name] = fn
     return table
+
+
+def _given(plugin: PluginReward, parts: Parts) -> RewardFn:
+    return plugin

@@ -1,19 +1,21 @@
 """The only place where config becomes objects: `start` turns a plan into a running system."""
 
 import asyncio
+import functools
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
 
 from conjoint.envs.confidence import single_turn
-from conjoint.envs.types import derive_seed
+from conjoint.envs.mixture import TaskSets
+from conjoint.envs.types import Task, derive_seed
 from conjoint.rewards.base import RewardContext
 from conjoint.rewards.judge.judge import Judge
 from conjoint.rewards.lengths import Toggle
 from conjoint.rewards.probes.at_start import probe_rewards
-from conjoint.rewards.registry import reward_table
+from conjoint.rewards.registry import Parts, RewardTable, reward_table
 from conjoint.rewards.sandbox.backend import make_sandbox
 from conjoint.rewards.sandbox.base import Sandbox
 from conjoint.rewards.scoring import Scorer
@@ -28,16 +30,18 @@ from conjoint.rl.learner.colocated import ColocatedLearner
 from conjoint.rl.learner.group import LearnerGroup, RankArguments
 from conjoint.rl.models.shape import ModelShape
 from conjoint.rl.nano.start_policy import policy_folder
+from conjoint.rl.parts import Learning, Record, Sampling, Scoring
 from conjoint.rl.plan import Plan
 from conjoint.rl.run.checkpoint import Checkpoint
-from conjoint.rl.run.console import RunConsole, Stopwatch
+from conjoint.rl.run.console import RunConsole
 from conjoint.rl.run.folder import RunFolder
 from conjoint.rl.run.guard import Guard
 from conjoint.rl.run.interrupt import Interrupt
-from conjoint.rl.run.metrics import Trackers
 from conjoint.rl.system import System
 from conjoint.rl.weight_sync import PausedSync
 from conjoint.rollouts.collector import Collector
+from conjoint.rollouts.endpoint import EndpointPolicy
+from conjoint.rollouts.engine.base import RolloutEngine
 from conjoint.rollouts.engine.driver import VllmEngine
 from conjoint.rollouts.episode import EpisodeLimits, to_the_end
 from conjoint.rollouts.gateway.play import Agents
@@ -57,14 +61,14 @@ async def start(
     interrupt: Interrupt,
     checkpoint: Checkpoint | None = None,
 ) -> System:
-    """Start sandbox, engines and learner, and put the parts together; they go on from `checkpoint`
-    if there is one."""
+    """Start sandbox, engines and learner, and put the parts together. With `checkpoint`, the run
+    goes on from it. Raises ConjointError or StopRun for what cannot start."""
     sandbox = make_sandbox(plan.cfg.sandbox)
     try:
         await sandbox.start()
         return await _start(plan, folder, console, interrupt, checkpoint, sandbox)
     except BaseException:
-        await sandbox.close()  # one that is rented elsewhere would outlive the run
+        await sandbox.close()  # a rented sandbox would outlive the run
         raise
 
 
@@ -82,88 +86,119 @@ async def _start(
         await check_judge(endpoint)
     model = await policy_folder(cfg.model, cfg.nano, cfg.asked)
     renderer = Renderer.load(model)
-    ptx = PtxStream(plan.ptx_rows, renderer, cfg.ptx, cfg.seed) if plan.ptx_rows else None
-    if cfg.eval.pairs:
-        pairs, context = plan.tasks.judge_pairs, cfg.rollout.max_model_len
-        check_pairs(pairs, cfg.judge, renderer.prompt, context)
+    ptx = _ptx_stream(plan, renderer)
     console.message("starting Ray, the rollout engine and the learner ...")
     sweep_buffers()
     await asyncio.to_thread(start_ray, cfg.cluster)
     interrupt.install()
-    buffer = buffer_path(folder.path.name)
     judge = Judge(cfg.judge)
-    rewards = reward_table(
-        cfg.reward, sandbox, judge, plan.rubrics, plan.plugins, cfg.sandbox.isolation
-    )
+    parts = Parts(cfg.reward, sandbox, judge, plan.rubrics, cfg.sandbox.isolation)
+    rewards = reward_table(parts, plan.own_rewards)
     (engine, learner, judging), probes = await asyncio.gather(
         _start_engines(cfg, model, renderer),
         probe_rewards({k: cfg.reward.kinds[k] for k in cfg.kinds}, rewards, plan.tasks.first),
     )
     for words in probes:
         console.message(words)
-    weight_sync = PausedSync(
-        cfg.weight_sync,
-        _sender(cfg, engine, buffer),
-        renderer.vocab_size,
-        cfg.seed,
-        drain=not (cfg.rollout.partial and cfg.rollout.max_staleness),
-    )
-    snapshot = _snapshot(cfg, judging, folder, weight_sync)
-    context = RewardContext(to_the_end(engine), renderer, cfg.seed)
-    scorer = Scorer(rewards, judging_context(context, snapshot, endpoint), cfg.confident)
+    buffer = buffer_path(folder.path.name)
+    learning = _learning(cfg, engine, learner, renderer, buffer)
+    learning.ptx, learning.cost = ptx, ModelShape.cost_of(model)
+    snapshot = _snapshot(cfg, judging, folder, learning.weight_sync)
     gateway = Gateway(engine, renderer)
     if plan.agents:
         await gateway.start()
-    agents = Agents(gateway, plan.agents)
-    collector = Collector(engine, renderer, single_turn(cfg.confident), cfg.seed, agents)
-    system = System(
-        cfg=cfg,
-        folder=folder,
-        mixture=plan.tasks.mixture,
-        collector=collector,
-        scorer=scorer,
-        judge=judge,
-        engine=engine,
-        learner=ColocatedLearner(learner, engine) if cfg.rollout.sleep else learner,
-        weight_sync=weight_sync,
-        ptx=ptx,
-        evaluator=Evaluator(
-            cfg.eval,
-            plan.tasks,
-            collector,
-            scorer,
-            judge,
-            context,  # what is measured is the policy, whoever else judges
-            lambda task: EpisodeLimits(
-                cfg.largest_budget_of(task.kind),
-                cfg.rollout.max_model_len,
-                cfg.rollout.max_turns,
-                0.0,
-            ),
-            judging_context(context, snapshot, None) if cfg.judge.policy == "promoted" else None,
-        ),
-        guard=Guard(cfg.guard),
-        toggle=Toggle(cfg.budget.toggle),
-        trackers=Trackers.open(cfg.tracking, folder),
-        console=console,
-        clock=Stopwatch(on_phase=console.phase),
-        interrupt=interrupt,
-        cost=ModelShape.cost_of(model),
-        started=started,
+    system = assemble(
+        cfg,
+        plan.tasks,
+        renderer,
+        engine,
+        learning,
+        Judges(judge, rewards, snapshot, endpoint),
+        Record.of(cfg, folder, console),
+        interrupt,
+        agents=Agents(gateway, plan.agents),
         sandbox=sandbox,
-        snapshot=snapshot,
-        closers=[
-            sandbox.close,
-            *([snapshot.close] if snapshot else []),
-            lambda: _stop_ray(buffer),
-            plan.plugins.close,
-            gateway.close,
-            *([endpoint.close] if endpoint else []),
-        ],
     )
-    folder.write_versions(
-        engine=cfg.rollout.in_words(), sandbox=sandbox.tier, model=str(model.name)
+    system.started = started
+    system.closers += [part.close for part in (sandbox, snapshot, gateway, endpoint) if part]
+    system.closers += [lambda: _stop_ray(buffer), plan.own_rewards.close]
+    folder.write_versions(engine=cfg.rollout.in_words(), sandbox=sandbox.tier, model=model.name)
+    await _begin(system, checkpoint)
+    return system
+
+
+@dataclass(frozen=True, slots=True)
+class Judges:
+    """The rewards of a run, and whose opinion they ask: the live policy's unless one of the last
+    two is there."""
+
+    judge: Judge
+    rewards: RewardTable
+    snapshot: CriticSnapshot | None = None
+    endpoint: EndpointPolicy | None = None
+
+
+def assemble(
+    cfg: Config,
+    tasks: TaskSets,
+    renderer: Renderer,
+    engine: RolloutEngine,
+    learning: Learning,
+    judges: Judges,
+    record: Record,
+    interrupt: Interrupt,
+    *,
+    agents: Agents | None = None,
+    sandbox: Sandbox | None = None,
+) -> System:
+    """Put the parts of a run together; starts nothing. Tests pass fakes for engine and learner."""
+    live = RewardContext(to_the_end(engine), renderer, cfg.seed)
+    paid_by = judging_context(live, judges.snapshot, judges.endpoint)
+    scorer = Scorer(judges.rewards, paid_by, cfg.confident)
+    collector = Collector(engine, renderer, single_turn(cfg.confident), cfg.seed, agents)
+    held = judging_context(live, judges.snapshot, None) if cfg.judge.policy == "promoted" else None
+    evaluator = Evaluator(
+        cfg.eval,
+        tasks,
+        collector,
+        scorer,
+        judges.judge,
+        live,  # evaluations measure the policy, whoever judges the run
+        functools.partial(_evaluation_limits, cfg),
+        held,
     )
+    return System(
+        cfg=cfg,
+        sampling=Sampling(tasks.mixture, engine, collector),
+        scoring=Scoring(scorer, judges.judge, judges.snapshot, sandbox),
+        learning=learning,
+        evaluator=evaluator,
+        guard=Guard(cfg.guard),
+        record=record,
+        interrupt=interrupt,
+        toggle=Toggle(cfg.budget.toggle),
+    )
+
+
+def _evaluation_limits(cfg: Config, task: Task) -> EpisodeLimits:
+    """The same in every evaluation of a run, whatever budgets and temperature are scheduled."""
+    largest, rollout = cfg.largest_budget_of(task.kind), cfg.rollout
+    return EpisodeLimits(largest, rollout.max_model_len, rollout.max_turns, 0.0)
+
+
+def _ptx_stream(plan: Plan, renderer: Renderer) -> PtxStream | None:
+    """The PTX rows as tokens. Rows and judge pairs that do not fit are refused here, before an
+    engine starts: raises ConjointError."""
+    cfg = plan.cfg
+    if cfg.eval.pairs:
+        pairs, context = plan.tasks.judge_pairs, cfg.rollout.max_model_len
+        check_pairs(pairs, cfg.judge, renderer.prompt, context)
+    return PtxStream(plan.ptx_rows, renderer, cfg.ptx, cfg.seed) if plan.ptx_rows else None
+
+
+async def _begin(system: System, checkpoint: Checkpoint | None) -> None:
+    """Load the state of `checkpoint`, or give the judge's own engine its first weights."""
+    learner, snapshot = system.learning.learner, system.scoring.snapshot
     if checkpoint is not None:
         place, step, state = checkpoint
         await learner.load(place.resolve())
@@ -172,7 +207,6 @@ async def _start(
             await snapshot.restore(place, state["snapshot"])
     elif snapshot:
         await snapshot.take(learner, 0)
-    return system
 
 
 async def _start_engines(
@@ -215,6 +249,21 @@ def _snapshot(
     sender = SharedMemorySender(f"{buffer_path(folder.path.name)}-judge")
     probe = sync.probe if cfg.weight_sync.probe_every else None
     return CriticSnapshot(engine, folder.path, sender, cfg.judge.promotion_margin, probe)
+
+
+def _learning(
+    cfg: Config, engine: VllmEngine, learner: LearnerGroup, renderer: Renderer, buffer: str
+) -> Learning:
+    weight_sync = PausedSync(
+        cfg.weight_sync,
+        _sender(cfg, engine, buffer),
+        renderer.vocab_size,
+        cfg.seed,
+        drain=not (cfg.rollout.partial and cfg.rollout.max_staleness),
+    )
+    return Learning(
+        ColocatedLearner(learner, engine) if cfg.rollout.sleep else learner, weight_sync
+    )
 
 
 def _sender(cfg: Config, engine: VllmEngine, buffer: str) -> Sender:

@@ -1,7 +1,8 @@
-"""Held-out evaluation: the verifier alone, the same tasks and sampling seeds every time.
+"""Evaluation on held-out tasks, graded by verifiers alone.
 
-A truncated answer scores 0 here, with budgets on or off, so that runs can be compared; an answer
-that could not be graded has no score and is counted.
+All evaluations of a run have the same tasks and sampling seeds. A truncated answer scores 0, with
+budgets on or off, so that runs can be compared. An answer that could not be graded has no score and
+is counted.
 """
 
 import asyncio
@@ -28,31 +29,34 @@ if TYPE_CHECKING:
     from conjoint.envs.mixture import TaskSets
 
 TASKS_A_SESSION = 64
-"""Evaluation has no groups, so this many tasks travel to an engine together."""
+"""Tasks that share a session. Evaluation samples one answer to each task, so without this each call
+would travel to an engine alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvalConfig:
+    """Tasks, sampling and schedule of evaluations."""
+
     tasks: int = 1024
-    """Held-out tasks of each verifiable kind; 0 turns evaluation off."""
+    """Held-out tasks of each verifiable kind; 0 turns their evaluation off."""
     seed: int = 1
-    """Draws the held-out tasks and the judge's pairs, whatever the seed of the run: the same in
-    every run unless this key changes. Choose settings with one value, report with another."""
+    """Seed of the held-out tasks and of the judge's pairs. It does not depend on the seed of the
+    run, so that runs share them. Choose settings with one value and report with another."""
     temperature: float = 1.0
-    """Fixed over the run, whatever the training schedule does."""
+    """Sampling temperature. The training schedule does not change it."""
     greedy: bool = True
-    """Evaluate at temperature 0 too."""
+    """Evaluate at temperature 0 as well."""
     open_tasks: int = 0
-    """Held-out tasks of each kind that only a judge grades. Their answers are kept in
-    eval/open_TAG.jsonl, ungraded; `conjoint compare` reads them."""
+    """Held-out tasks of each kind that only a judge grades. The answers are stored ungraded in
+    eval/open_TAG.jsonl, for `conjoint compare`."""
     judge_pairs: int = 512
-    """Fixed (correct, incorrect) pairs that the judge is tested on, both orders, and the most pairs
-    for its self-preference; 0 turns both off."""
+    """Fixed pairs of a correct and an incorrect answer, on which the judge is tested in both
+    orders. Also the largest number of pairs for its self-preference. 0 turns both tests off."""
     pairs: str = ""
-    """A .jsonl or .parquet file of such pairs (prompt, chosen, rejected), as `conjoint data pairs`
-    writes it; "" takes generated ones, of the built-in sources of the run's kinds."""
+    """A .jsonl or .parquet file of such pairs (prompt, chosen, rejected), as written by `conjoint
+    data pairs`. "" generates pairs from the built-in sources of the run's kinds."""
     every: int = 0
-    """Steps between evaluations besides start and end; 0: only those two."""
+    """Steps between evaluations, beside those at start and end; 0 makes only these two."""
 
     def validate(self) -> None:
         for key in ("tasks", "open_tasks", "judge_pairs", "every"):
@@ -73,8 +77,11 @@ def check_pairs(
     tokens: Callable[[Sequence[Message]], Sequence[int]],
     context: int,
 ) -> None:
-    """Raises ConjointError for a pair of eval.pairs that leaves no room for a verdict in `context`
-    tokens."""
+    """Check that each judge prompt with its verdict fits into `context` tokens.
+
+    `tokens` turns messages into token ids. Raises ConjointError for the first pair that is too
+    long.
+    """
     for number, (task, a, b) in enumerate(pairs, 1):
         prompt = judge_messages(
             task, a, b, (), judge.template, max_answer_chars=judge.max_answer_chars
@@ -89,14 +96,16 @@ def check_pairs(
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Rows by the name of their file, and figures for the metrics."""
+    """Result of one evaluation."""
 
     rows: dict[str, list[dict[str, Any]]]
+    """Name of a file in eval/ -> its rows, one for each answer or pair."""
     figures: dict[str, float]
+    """Metrics of the policy as a judge."""
 
 
 class Evaluator:
-    """Knows the held-out tasks and the judge's fixed pairs; measures the policy as it is."""
+    """Measures the current policy on the held-out tasks and on the judge's fixed pairs."""
 
     def __init__(
         self,
@@ -109,7 +118,8 @@ class Evaluator:
         limits: Callable[[Task], EpisodeLimits],
         snapshot: RewardContext | None = None,
     ) -> None:
-        """`context` asks the policy; `snapshot` asks who may be replaced by it as judge."""
+        """`limits` gives the token budget of a task. `context` asks the current policy. `snapshot`,
+        if given, asks the snapshot that judges, to compare it with the policy."""
         self._cfg = cfg
         self._tasks = [task for kind in tasks.heldout.values() for task in kind]
         self._open = tasks.open
@@ -122,9 +132,13 @@ class Evaluator:
         self._snapshot = snapshot
 
     async def evaluate(self, tag: str, start: Sequence[Mapping[str, Any]] = ()) -> Evaluation:
-        """The current policy's answers (files TAG, TAG_greedy and open_TAG) and what it is worth
-        as a judge (judge_TAG, judge_self_TAG; judge_snapshot_TAG of the snapshot). `start`: the
-        rows of file start."""
+        """Answer the held-out tasks, and test the policy as a judge.
+
+        Answers are in the files TAG, TAG_greedy and open_TAG. Verdicts are in judge_TAG (fixed
+        pairs), judge_self_TAG (pairs of the policy's own answers and those of the start) and
+        judge_snapshot_TAG (fixed pairs, judged by the snapshot). `start` holds the rows of the
+        evaluation at the start of the run.
+        """
         found: dict[str, list[dict[str, Any]]] = {}
         if self._tasks:
             found[tag] = await self._measure(self._cfg.temperature)
@@ -152,8 +166,11 @@ class Evaluator:
     def _equal_pairs(
         self, now: Sequence[Mapping[str, Any]], start: Sequence[Mapping[str, Any]]
     ) -> list[tuple[Task, str, str]]:
-        """(task, answer of now, answer of the start) of held-out tasks whose two answers are
-        finished, differ, and have the same score by the verifier."""
+        """(task, answer of `now`, answer of `start`), to measure the judge's self-preference.
+
+        Only held-out tasks whose two answers are complete, differ, and have the same score from the
+        verifier, so that neither answer deserves to win.
+        """
         tasks = {task.id: task for task in self._tasks}
         before = {row["task_id"]: row for row in start if row["task_id"] in tasks}
         pairs = [
@@ -169,6 +186,8 @@ class Evaluator:
         return draw.sample(pairs, min(len(pairs), self._cfg.judge_pairs))
 
     async def _measure(self, temperature: float) -> list[dict[str, Any]]:
+        """Answer and grade the held-out tasks; returns one row for each."""
+        # A task's answer is graded while the engines still sample the others.
         scoring = [
             asyncio.create_task(self._scorer.score(group, 0))
             async for group in self._answered(self._tasks, temperature)
@@ -195,7 +214,7 @@ def _judge_row(pair: AskedPair, kind: str) -> dict[str, Any]:
 
 
 def heldout_mean(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Mean score of each kind, averaged over kinds; None if nothing was graded."""
+    """Mean score within each kind, averaged over kinds; None if nothing was graded."""
     scores: dict[str, list[float]] = {}
     for row in rows:
         if row["score"] is not None:

@@ -1,5 +1,4 @@
-"""What a run will do, worked out before anything heavy loads: data, rubrics and rewards are read,
-and what is wrong with them is refused here."""
+"""The plan of a run: data, rubrics and rewards, read and checked before anything heavy loads."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from conjoint.envs.mixture import TaskSets
 from conjoint.envs.nano.sources import VERIFIABLE
 from conjoint.envs.types import CALIBRATION, ConjointError
 from conjoint.rewards.budget import BudgetConfig
-from conjoint.rewards.registry import Plugins, load_plugins
+from conjoint.rewards.registry import OwnRewards, load_own_rewards
 from conjoint.rewards.rubrics.find import Rubric, load_rubrics
 from conjoint.rl.algo.ptx import read_rows
 from conjoint.rl.config.tree import Config
@@ -24,21 +23,21 @@ from conjoint.rl.tasks import build_tasks, mixture_weights, nano_ptx_rows
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that could be refused was; nothing heavy has been loaded."""
+    """Inputs of a run that have passed every check that needs no engine and no model."""
 
     cfg: Config
     tasks: TaskSets
     rubrics: list[Rubric]
-    plugins: Plugins
+    own_rewards: OwnRewards
     ptx_rows: list[tuple[str, Any]]
     model: Path | None
-    """The folder of the start policy; None if nano is yet to be built."""
+    """Folder of the start policy; None if nano must still be built."""
     agents: dict[str, Agent] = field(default_factory=dict)
-    """Who plays the tasks of a kind, where that is a program of the user's own."""
+    """Task kind -> the user's program that plays its tasks, for kinds that have one."""
 
     @property
     def words(self) -> list[str]:
-        """The run's setting in sentences, with what is known of its model."""
+        """Sentences that describe the run, with the memory that its model needs, if it exists."""
         cfg, words = self.cfg, plan_words(self.cfg)
         if self.model is not None:
             shape, reference = ModelShape.from_folder(self.model), cfg.loss.kl_weight > 0
@@ -47,7 +46,11 @@ class Plan:
 
 
 def prepare(cfg: Config) -> Plan:
-    """Read data, rubrics and rewards of one's own. Raises ConjointError for what is wrong."""
+    """Read the data, the rubrics and the user's own rewards and agents.
+
+    Raises ConjointError for a missing or malformed file, a rubric that applies to no task, and a
+    judge that cannot be tested.
+    """
     model = check_model(cfg.model)
     if model is None and (nano := nano_folder(cfg.nano, cfg.asked)).is_dir():
         model = nano
@@ -67,7 +70,7 @@ def prepare(cfg: Config) -> Plan:
             )
     if any("safety" in cfg.reward.kinds[kind] for kind in cfg.kinds):
         load_rubrics([cfg.reward.safety_rubric], key="reward.safety_rubric")
-    tasks, plugins = build_tasks(cfg), load_plugins(cfg.reward)
+    tasks, own = build_tasks(cfg), load_own_rewards(cfg.reward)
     if cfg.judge.policy == "promoted" and not tasks.judge_pairs:
         raise ConjointError(
             "judge.policy=promoted compares critics on held-out verifiable pairs, and there are "
@@ -80,10 +83,11 @@ def prepare(cfg: Config) -> Plan:
         for kind, task in cfg.kinds.items()
         if task.agent.run
     }
-    return Plan(cfg, tasks, rubrics, plugins, _ptx_rows(cfg), model, agents)
+    return Plan(cfg, tasks, rubrics, own, _ptx_rows(cfg), model, agents)
 
 
 def _ptx_rows(cfg: Config) -> list[tuple[str, Any]]:
+    """Rows of the PTX loss as (name of the form, data); none if PTX is off."""
     if not cfg.ptx.enabled:
         return []
     if cfg.ptx.source == "nano":
@@ -92,7 +96,7 @@ def _ptx_rows(cfg: Config) -> list[tuple[str, Any]]:
 
 
 def plan_words(cfg: Config) -> list[str]:
-    """The run's setting in sentences."""
+    """Sentences that describe the settings of the run, for the console."""
     words = batch_words(
         prompts=cfg.rollout.groups_per_step,
         group_size=cfg.rollout.group_size,
@@ -121,7 +125,7 @@ def plan_words(cfg: Config) -> list[str]:
 
 
 def length_words(budget: BudgetConfig) -> list[str]:
-    """What else the length of an answer costs or pays, a sentence each."""
+    """Sentences on the length rules beside the budgets: Toggle and the length reward."""
     toggle, length, words = budget.toggle, budget.length, []
     if toggle.every:
         words.append(
@@ -135,7 +139,8 @@ def length_words(budget: BudgetConfig) -> list[str]:
 
 
 def confidence_words(cfg: Config) -> list[str]:
-    """Which answers state a confidence and what it pays, in a sentence; none where none is."""
+    """A sentence on the kinds that state a confidence and on its weight; none without such kinds.
+    """
     weight = cfg.reward.weights.get(CALIBRATION, 1.0)
     paid = f"paid with weight {weight:g} (RLCR)" if weight else "measured and not paid"
     kinds = ", ".join(cfg.confident)
@@ -143,7 +148,7 @@ def confidence_words(cfg: Config) -> list[str]:
 
 
 def judge_words(cfg: Config) -> list[str]:
-    """Whose weights judge, where those are not the ones being trained."""
+    """A sentence on the weights that judge; none if they are the weights being trained."""
     of = {
         "frozen": "the weights of the start, for the whole run",
         "promoted": "a snapshot, which the live critic replaces where an evaluation allows it",
@@ -154,7 +159,7 @@ def judge_words(cfg: Config) -> list[str]:
 
 
 def next_command(cfg: Config) -> str:
-    """What a user would try after this run; upper-case files are theirs to name."""
+    """A command to try after this run. File names in upper case are for the user to fill in."""
     if cfg.model == "nano":
         return "make smollm2 && conjoint train experiment=smollm2_cpu tasks.math.path=GSM8K.jsonl"
     files = "tasks.math.path=MATH.jsonl ptx.source=CHAT.jsonl"

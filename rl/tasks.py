@@ -1,7 +1,5 @@
 """Task sets of a run: the training mixture, the held-out tasks, and the judge's fixed pairs."""
 
-import functools
-from collections.abc import Callable, Iterable
 from typing import Any
 
 from conjoint.envs.mixture import CRITIC, Mixture, MixtureConfig, Source, TaskSets, split_rows
@@ -9,47 +7,12 @@ from conjoint.envs.nano.sources import SOURCES, VERIFIABLE, verifiable_pairs
 from conjoint.envs.sources.dataset import DatasetSource
 from conjoint.envs.task_config import TaskConfig
 from conjoint.envs.types import ConjointError, Task
-from conjoint.rewards.code import reward as code
-from conjoint.rewards.instructions import reward as instructions
-from conjoint.rewards.judge import faithfulness, safety
-from conjoint.rewards.logic import reward as logic
 from conjoint.rewards.logic.source import GymSource
-from conjoint.rewards.math import reward as math_reward
+from conjoint.rewards.registry import reference_check
 from conjoint.rewards.rubrics.find import task_rubrics
-from conjoint.rewards.sandbox import backend
-from conjoint.rewards.sandbox.base import SandboxConfig
-from conjoint.rewards.sandbox.local import languages
-from conjoint.rewards.sandbox.local.jail import tier_here
 from conjoint.rl.config.tree import Config
 from conjoint.rl.nano.preferences import read_pairs
 from conjoint.rl.nano.sft import ptx_conversations
-
-REFERENCE_CHECKS: dict[str, Callable[[Any], None]] = {
-    "math": math_reward.validate_reference,
-    "code": code.validate_reference,
-    "instructions": instructions.validate_reference,
-    "ifeval": instructions.validate_reference,
-    "logic": logic.validate_reference,
-    "faithfulness": faithfulness.validate_reference,
-    "safety": safety.validate_reference,
-}
-"""Reward -> what it asks of a reference; raises ValueError."""
-
-
-def reference_check(
-    rewards: Iterable[str], sandbox: SandboxConfig, *, answers_known: bool = False
-) -> Callable[[Any], None] | None:
-    """What these rewards together ask of a reference: raises ConjointError or ValueError for one
-    that no answer can be graded by, or, unless they are known, not every answer. None if they ask
-    nothing."""
-    known = {**REFERENCE_CHECKS, "code": _code_check(sandbox, answers_known)}
-    checks = [known[name] for name in rewards if name in known]
-
-    def check(reference: Any) -> None:
-        for each in checks:
-            each(reference)
-
-    return check if checks else None
 
 
 def build_tasks(cfg: Config) -> TaskSets:
@@ -84,8 +47,7 @@ def _split(cfg: Config, kind: str, task: TaskConfig) -> tuple[Source, Source | N
     """(training source, held-out source) of one kind, disjoint by the hash of their content."""
     if task.path is not None:
         check = reference_check(cfg.reward.kinds[kind], cfg.sandbox)
-        validate = (lambda _, reference: check(reference)) if check else None
-        rows = DatasetSource(task.path, kind, suffix=task.prompt_suffix, validate=validate)
+        rows = DatasetSource(task.path, kind, suffix=task.prompt_suffix, validate=check)
         if "rubric" in cfg.reward.kinds[kind]:
             _check_rubrics(rows)
         return split_rows(rows, task.heldout, cfg.eval.seed)
@@ -106,25 +68,6 @@ def _check_rubrics(rows: DatasetSource) -> None:
             task_rubrics(rows.task(i))
         except ConjointError as error:
             raise ConjointError(f"{rows.path}, row {i + 1}: {error}") from error
-
-
-def _code_check(sandbox: SandboxConfig, answers_known: bool) -> Callable[[Any], None]:
-    """The check of a code reference, and whether the sandbox can do what it asks for. A known
-    answer in bash is judged by whether it does need processes: the jail says so."""
-    tier = functools.cache(lambda: tier_here(sandbox))
-
-    def check(reference: Any) -> None:
-        code.validate_reference(reference)
-        if why := backend.unfit(sandbox, reference):
-            raise ValueError(why)
-        if sandbox.backend != "local":
-            return
-        language = code.LANGUAGES[reference["language"]]
-        processes = reference.get("processes", True) and not answers_known
-        if why := languages.unfit(language, processes, tier):
-            raise ValueError(f"reference.language is {language}; {why}")
-
-    return check
 
 
 def _gym(cfg: Config, kind: str, task: TaskConfig, split: str) -> GymSource:

@@ -1,10 +1,14 @@
-"""Learner -> engines. A sync ends when every engine has answered with version and checksum.
+"""Weight sync from learner to engines.
 
-The order is the contract: the engines are paused (no request runs), the learner writes the weights,
-each engine verifies, loads and answers, and the probe compares log-probs where it is due; only then
-does the caller sample again. A checksum proves transport, not use; the probe proves use.
+A sync runs in a fixed order:
+1. The engines pause: no request runs.
+2. The learner sends the weights of the new version.
+3. Each engine loads them and confirms their version and checksum.
+4. The engines resume.
+5. If a probe is due, learner and engines compute log-probs of one prompt, and these must agree.
 
-Transports are senders (`rollouts/weights/`): shared memory, NCCL and CUDA IPC.
+The checksum proves that the bytes arrived. The probe proves that the engine samples from them.
+The senders, one for each transport, are in `rollouts/weights/`: shared memory, NCCL and CUDA IPC.
 """
 
 from dataclasses import dataclass
@@ -20,16 +24,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WeightSyncConfig:
+    """Transport of the weights, and the probe that tests it."""
+
     backend: str = "shm"
-    """shm: one machine, any device. nccl: GPUs, one or more machines. ipc: one shared GPU."""
+    """shm: shared memory of one machine, any device. nccl: GPUs of one or more machines. ipc: one
+    GPU that learner and engines share."""
     delta: bool = False
-    """Send what changed since the last sync, in the engines' dtype; for slow links, see
+    """Also write the changes since the last sync, in the engines' dtype, for slow links; see
     docs/clusters.md. shm only."""
     probe_every: int = 10
-    """Compare log-probs of a probe prompt after the first sync and every Nth after it; 0: never."""
+    """Syncs between two probes; the first sync has one. 0 never probes."""
     probe_tokens: int = 64
+    """Length of the probe prompt, in random tokens."""
     probe_tolerance: float = 1e-3
-    """Largest |engine - learner| log-prob of the probe. fp32 needs about 1e-5, bf16 about 0.1."""
+    """Largest |engine - learner| log-prob that the probe accepts, in nats. fp32 needs about 1e-5,
+    bf16 about 0.1."""
 
     def validate(self) -> None:
         if self.backend not in ("shm", "nccl", "ipc"):
@@ -43,12 +52,17 @@ class WeightSyncConfig:
 
 
 class WeightSync(Protocol):
+    """Gives the engines the learner's weights, which then have `version`."""
+
     async def __call__(self, learner: "Learner", engine: RolloutEngine, version: int) -> None: ...
 
 
 class PausedSync:
-    """pause -> send -> load -> probe -> resume. `drain` lets what runs end first; otherwise it is
-    frozen and goes on under the new weights."""
+    """A `WeightSync` that pauses the engines: pause -> send -> load -> resume -> probe if due.
+
+    With `drain` in-flight answers end first. Otherwise they are frozen and continue under the new
+    weights.
+    """
 
     def __init__(
         self,
@@ -62,9 +76,11 @@ class PausedSync:
         self._cfg = cfg
         self._drain = drain
         self._sender = sender
+        # Random tokens: the same prompt in every probe, whatever the tokenizer.
         self._probe = [derive_seed(seed, "probe", i) % vocab_size for i in range(cfg.probe_tokens)]
         self._syncs = 0
         self.last_probe_gap = 0.0
+        """Largest |engine - learner| log-prob of the last probe."""
 
     async def __call__(self, learner: "Learner", engine: RolloutEngine, version: int) -> None:
         await engine.pause(drain=self._drain)
@@ -77,12 +93,12 @@ class PausedSync:
             await self.probe(learner, engine)
 
     async def probe(self, learner: "Learner", engine: RolloutEngine) -> None:
-        """Raises StopRun when engine and learner disagree about the probe prompt."""
+        """Raises StopRun if log-probs of engine and learner differ by more than the tolerance."""
         ours = await learner.logprobs(self._probe)
         theirs = await engine.prompt_logprobs(self._probe)
         gap = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
         self.last_probe_gap = gap
-        # "not <=" so that a NaN fires too.
+        # Not `gap > tolerance`, which is false for NaN.
         if not gap <= self._cfg.probe_tolerance:
             raise StopRun(
                 f"after a weight sync the engine's log-probs of the probe prompt differ from the "

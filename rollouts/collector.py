@@ -1,4 +1,4 @@
-"""Plays groups: K episodes a task. When which group is played is the scheduler's to say."""
+"""Plays groups: K episodes for each task. The scheduler decides when a group is played."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Sequence
@@ -14,11 +14,11 @@ from conjoint.rollouts.renderer import Renderer
 
 T = TypeVar("T")
 LimitsOf = Callable[[Task], EpisodeLimits]
-"""Budget, context and temperature of a task."""
+"""Task -> token budget, context and temperature of its answers."""
 
 
 class Collector:
-    """Runs episodes against a sampler. Knows no Ray, no vLLM and no reward."""
+    """Runs episodes against a sampler. It knows no Ray, no vLLM and no reward."""
 
     def __init__(
         self,
@@ -28,7 +28,8 @@ class Collector:
         seed: int,
         agents: Agents | None = None,
     ) -> None:
-        """`agents` play the tasks of their kinds instead of an environment."""
+        """`seed` is the run's. `agents`, if given, play the tasks of their kinds instead of an
+        environment of `make_env`."""
         self._sampler = sampler
         self._renderer = renderer
         self._make_env = make_env
@@ -44,8 +45,11 @@ class Collector:
         session: str,
         pace: Callable[[], Pace] = lambda: unpaced,
     ) -> list[Episode]:
-        """The episodes of one group, not yet played. Seeds derive from (run seed, task id, place,
-        sample): `place` is what tells this asking of the task from every other."""
+        """The `group_size` episodes of one group, not yet played.
+
+        The seed of each derives from (run seed, task id, *place, sample index). A run can draw the
+        same task several times; `place` must differ each time, or the answers would be the same.
+        """
         return [
             Episode(
                 self._sampler,
@@ -65,9 +69,12 @@ class Collector:
         begun: Sequence[Trajectory | None] = (),
         ended: Callable[[object], None] = lambda _: None,
     ) -> list[Trajectory]:
-        """Play them side by side, each from its start or from where `begun` left it; `ended` is
-        called for each. What an environment or the engine breaks is FAILED; a stop rule goes
-        through."""
+        """Play the episodes of one group concurrently; returns their trajectories in order.
+
+        An episode starts at the beginning, or continues its trajectory in `begun` where that is not
+        None. `ended` is called when an episode ends. An error of an environment or the engine makes
+        its own trajectory FAILED. StopRun is raised to the caller.
+        """
         firsts = begun or [None] * len(episodes)
         playing = [
             asyncio.create_task(self._one(task, *each))
@@ -78,10 +85,12 @@ class Collector:
         try:
             return list(await asyncio.gather(*playing))
         finally:
+            # After an error or a cancellation; a task that has ended ignores it.
             for each in playing:
                 each.cancel()
 
     async def _one(self, task: Task, episode: Episode, begun: Trajectory | None) -> Trajectory:
+        # The answer ended before the checkpoint that stored it: nothing is left to play.
         if begun is not None and begun.status is not Status.RUNNING:
             return begun
         try:
@@ -91,6 +100,7 @@ class Collector:
         except StopRun:
             raise
         except Exception as error:  # an environment's fault masks its own trajectory only
+            # Its tokens are dropped; the message shows the error in the record of rollouts.
             failed = Trajectory(temperature=episode.trajectory.temperature, status=Status.FAILED)
             failed.messages.append({"role": "assistant", "content": f"[{error!r}]"})
             return failed
@@ -103,8 +113,12 @@ class Collector:
         tag: object,
         tasks_a_session: int = 1,
     ) -> AsyncIterator[Group]:
-        """Start every group in task order, yield each as it ends. A session is one group unless
-        `tasks_a_session` is higher. If the consumer stops early, what still runs is cancelled."""
+        """Play a group of `group_size` episodes for each task; yield each group when it ends.
+
+        All groups start at once. `tasks_a_session` consecutive groups share a session, so their
+        calls go to one engine. Seeds and sessions derive from `tag`: an equal tag repeats them.
+        If the consumer stops early, the remaining groups are cancelled.
+        """
 
         async def group(index: int, task: Task) -> Group:
             session = f"{tag}/{index // tasks_a_session}"
@@ -112,14 +126,17 @@ class Collector:
             return Group(task, await self.play(task, episodes), index)
 
         ending = as_they_end(group(i, task) for i, task in enumerate(tasks))
+        # Closed here and not by garbage collection: cancellation must happen before we return.
         async with aclosing(ending):
             async for ended in ending:
                 yield ended
 
 
 async def as_they_end(work: Iterable[Coroutine[Any, Any, T]]) -> AsyncGenerator[T]:
-    """Start all, yield each result as it is there. If the consumer stops or one raises, what still
-    runs is cancelled."""
+    """Run all coroutines concurrently and yield each result when it is ready.
+
+    If the consumer stops early or a coroutine raises, the others are cancelled.
+    """
     running = [asyncio.create_task(each) for each in work]
     try:
         for ended in asyncio.as_completed(running):

@@ -1,8 +1,8 @@
-"""One episode: an environment and a policy take turns until one of them ends it.
+"""One episode: environment and policy take turns until the environment or a limit ends it.
 
-A turn may be sampled in parts: an engine returns what it has when a call is aborted, and a `Pace`
-may bound what an answer samples under one version of the weights. The parts are appended; nothing
-is sampled twice.
+One turn may take several calls to the sampler. An engine returns an answer unfinished when its call
+is aborted, and a `Pace` may bound the tokens of one call. Each call continues from the tokens of
+the calls before it; no token is sampled twice.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,35 +15,43 @@ from conjoint.envs.types import Completion, Message, Sampler, Status, Trajectory
 from conjoint.rollouts.renderer import Renderer
 
 Pace = Callable[[int], AbstractAsyncContextManager[int]]
-"""`async with pace(sampled) as room`: waits until an answer that has sampled so many tokens may go
-on, and for how many more at most; the body is one call to the sampler."""
+"""Waits until an answer may sample on: `async with pace(sampled) as room`.
+
+`sampled` counts the tokens that the answer has sampled so far. `room` is the most that it may
+sample now. The body of the `async with` makes one call to the sampler.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodeLimits:
+    """Limits and sampling parameters of one episode."""
+
     budget: int
-    """Sampled tokens over the whole episode."""
+    """Most sampled tokens, over all turns."""
     max_model_len: int
+    """Most tokens of the whole sequence: prompt, answers and environment messages."""
     max_turns: int
+    """Most messages of the policy."""
     temperature: float
     top_p: float = 1.0
+    """Probability mass of the nucleus; 1 samples from the whole vocabulary."""
 
     def begin(self) -> Trajectory:
-        """An empty trajectory that knows how it is sampled."""
+        """An empty trajectory with these sampling parameters."""
         return Trajectory(temperature=self.temperature, top_p=self.top_p, budget=self.budget)
 
 
 def unpaced(sampled: int) -> AbstractAsyncContextManager[int]:
-    """On at once, to the end."""
+    """A `Pace` without waits and without a bound."""
     return nullcontext(1 << 30)
 
 
 PlayedBy = Callable[[EpisodeLimits, int, str, Pace], Awaitable[Trajectory]]
-"""(limits, seed, session, pace) -> the trajectory of somebody who plays a whole episode alone."""
+"""(limits, seed, session, pace) -> the trajectory of an agent that plays a whole episode itself."""
 
 
 class Episode:
-    """Plays one trajectory; `trajectory` can be looked at while it is played."""
+    """Plays one trajectory. `trajectory` may be read at any time, also while it is played."""
 
     def __init__(
         self,
@@ -62,17 +70,20 @@ class Episode:
         self._pace = pace
         self.trajectory = limits.begin()
         self._turn_start = 0
-        """Where the tokens of the turn under way begin."""
+        """Index of the first token of the current policy turn."""
 
     async def play(self, env: Env, begun: Trajectory | None = None) -> Trajectory:
-        """The trajectory ends COMPLETED, or TRUNCATED when budget, context or turns run out; an
-        exception from the environment or the engine is the caller's to mask. `begun` is a first
-        turn that was taken out unfinished: it goes on from its last token."""
+        """Play against `env` and close it.
+
+        The trajectory ends COMPLETED, or TRUNCATED if budget, context or turns run out or the
+        answer repeats itself. Exceptions of environment and engine go to the caller, which masks
+        the trajectory. `begun` is an unfinished first turn, which is continued from its last token.
+        """
         try:
             messages = await env.start()
             if begun is not None:
                 self.trajectory = begun
-                # Schedules may have moved since; an answer is drawn in one way from end to end.
+                # Schedules may have moved since then, but one answer has one temperature.
                 self._limits = replace(
                     self._limits,
                     budget=begun.budget,
@@ -99,18 +110,21 @@ class Episode:
             await env.close()
 
     async def play_by(self, agent: PlayedBy) -> Trajectory:
-        """Leave it to an agent that asks the policy by itself. Until it ends there is nothing to be
-        looked at: it can be started anew and not taken up again."""
+        """Let `agent` play the episode with policy calls of its own.
+
+        `trajectory` stays empty until the agent ends, so a checkpoint cannot continue the episode.
+        """
         self.trajectory = await agent(self._limits, self._seed, self._session, self._pace)
         return self.trajectory
 
     def _give(self, tokens: Sequence[int]) -> None:
-        """Context, after which the policy's turn begins."""
+        """Append context tokens. The policy's next turn begins after them."""
         self.trajectory.extend_context(tokens)
         self._turn_start = len(self.trajectory.tokens)
 
     async def _turn(self, turn: int) -> Message | None:
-        """Sample one turn to its end; None if it was cut off."""
+        """Sample one turn and append its message. None if the turn did not reach its end token."""
+        # A continued turn may have its end token already: it was aborted just after that.
         ended, asked = self._ended(), False
         while not ended and (room := self._room) > 0:
             asked = True
@@ -120,6 +134,7 @@ class Episode:
             ended = completion.stop_reason == "stop"
             if completion.stop_reason not in ("stop", "length", "abort"):
                 break  # the engine saw it repeat itself
+        # Without room for a single token there is no turn, and no empty message for it.
         if not (asked or ended):
             return None
         tokens = self.trajectory.tokens[self._turn_start :]
@@ -128,31 +143,35 @@ class Episode:
         return answer if ended else None
 
     async def _ask(self, turn: int, max_tokens: int) -> Completion:
+        """One call to the sampler for the next tokens of this turn."""
         part = len(self.trajectory.tokens) - self._turn_start
         return await self._sampler(
             self.trajectory.tokens,
             max_tokens=max_tokens,
             temperature=self._limits.temperature,
             top_p=self._limits.top_p,
-            # A part that goes on after others must not draw their random numbers again.
+            # A later call of the turn must not repeat the random numbers of an earlier one.
             seed=derive_seed(self._seed, turn, *([part] if part else [])),
             session=self._session,
         )
 
     @property
     def _room(self) -> int:
+        """Tokens that budget and context still allow."""
         t = self.trajectory
         return min(self._limits.budget - t.num_sampled, self._limits.max_model_len - len(t.tokens))
 
     def _ended(self) -> bool:
-        """Whether the turn under way has its last token already: it was taken out just then."""
+        """Whether the last token is an end token of the policy."""
         t = self.trajectory
         return bool(t.sampled and t.sampled[-1] and t.tokens[-1] in self._renderer.stop_ids)
 
 
 def to_the_end(sampler: Sampler) -> Sampler:
-    """The same sampler for callers that know nothing of parts: an aborted call is asked again for
-    the rest."""
+    """A sampler that continues aborted calls of `sampler`, for callers that cannot, like judges.
+
+    Its completions never have stop_reason "abort" with room left for further tokens.
+    """
 
     async def sample(
         tokens: Sequence[int],
@@ -180,7 +199,7 @@ def to_the_end(sampler: Sampler) -> Sampler:
 
 
 def joined(first: Completion, rest: Completion) -> Completion:
-    """Two parts of one answer as one."""
+    """One completion from two consecutive parts of an answer."""
     versions = [
         v for part in (first, rest) for v in part.versions or [part.version] * len(part.tokens)
     ]

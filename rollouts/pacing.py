@@ -1,4 +1,4 @@
-"""What holds answers back: how many run at once, and how far each goes under one version."""
+"""Limits on sampling: how many answers run at once, and how far each goes under one version."""
 
 import asyncio
 import heapq
@@ -9,13 +9,14 @@ from contextlib import asynccontextmanager
 from conjoint.rollouts.episode import Pace
 
 _NO_BOUND = 1 << 30
+"""More tokens than any answer can have."""
 
 
 class Places:
-    """Lets groups in while fewer answers than `capacity()` run, earlier waves first. What is in is
-    never put out again, so what was begun goes before what was not.
+    """Admits groups while fewer than `capacity()` answers run, earlier waves first.
 
-    A group comes in whole, so the last one may be over by its size: the engine queues that much.
+    Admitted groups are never evicted. A group is admitted whole, so the last one may exceed the
+    capacity by up to its size; the engine queues those answers.
     """
 
     def __init__(self, capacity: Callable[[], int]) -> None:
@@ -25,21 +26,25 @@ class Places:
         self._waiting: list[tuple[tuple[int, int], int, int, asyncio.Future[None]]] = []
 
     async def take(self, size: int, rank: tuple[int, int]) -> None:
-        """Wait for `size` places; of those who wait the lowest rank goes first. Each answer gives
-        its own back: `leave`."""
+        """Wait until a group of `size` answers is admitted; the lowest `rank` goes first.
+
+        `rank` is (wave, index in the wave). Each answer gives its place back with `leave`.
+        """
         turn = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (rank, next(self._order), size, turn))
         self._admit()
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it was let in at the same moment
+            if turn.done() and not turn.cancelled():
+                # Admitted in the same tick as cancelled: no answer will run and give places back.
                 for _ in range(size):
                     self.leave()
             raise
 
     def leave(self, ended: object = None) -> None:
-        """One answer has ended. (A task's done callback; it hands itself over.)"""
+        """Give back the place of one answer. The argument is unused: as a done callback of an
+        asyncio task it is given the task."""
         self._taken -= 1
         self._admit()
 
@@ -52,10 +57,11 @@ class Places:
 
 
 class Shares:
-    """A share of tokens for each answer and version of the weights (the token budget of an
-    iteration in Kimi K1.5, arXiv 2501.12599, 2.6.2), and a door that can be shut on all of them.
+    """Bounds the tokens that an answer samples under one version of the weights.
 
-    Answers of the due wave have no share: the step waits for their end.
+    This share is the per-iteration token budget of Kimi K1.5 (arXiv 2501.12599, section 2.6.2).
+    Answers of the due wave have no bound, because the step waits for them. `shut` and `open` hold
+    back all calls to the engine, whatever their shares.
     """
 
     def __init__(self, tokens: int) -> None:
@@ -70,32 +76,33 @@ class Shares:
         self._quiet.set()
 
     def renew(self, version: int) -> None:
-        """New weights: everyone has a new share."""
+        """The weights have a new version, so each answer gets a new share."""
         self._version = version
         self._wake()
 
     def free(self, wave: int) -> None:
-        """Waves up to this one are due."""
+        """Waves up to `wave` are due: their answers have no bound from now on."""
         self._due = wave
         self._wake()
 
     def _wake(self) -> None:
+        # Waiters hold the old event. A new one makes the next round wait again.
         self._changed.set()
         self._changed = asyncio.Event()
 
     def shut(self) -> None:
-        """No further call begins."""
+        """Begin no further call to the engine until `open`."""
         self._open.clear()
 
     def open(self) -> None:
         self._open.set()
 
     async def quiet(self) -> None:
-        """Wait until no call is under way."""
+        """Wait until no call is in flight."""
         await self._quiet.wait()
 
     def pace(self, wave: int) -> Pace:
-        """The pace of one answer of a wave."""
+        """The `Pace` of one answer of `wave`."""
         version, base = self._version, 0
 
         @asynccontextmanager
@@ -107,6 +114,7 @@ class Shares:
                     left = _NO_BOUND
                     break
                 if version != self._version:
+                    # The first call under new weights: the share counts from here.
                     version, base = self._version, sampled
                 if (left := self._tokens - (sampled - base)) > 0:
                     break

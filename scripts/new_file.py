@@ -18,7 +18,7 @@ class Writer:
         self._file = file
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Raises ConjointError for a value that JSON cannot hold (a date of a parquet file)."""
+        """Raises ConjointError for a value that JSON cannot hold."""
         try:
             text = json.dumps(row, ensure_ascii=False)
             # A lone surrogate, which UTF-8 cannot hold, becomes its JSON escape.

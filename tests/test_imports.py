@@ -35,6 +35,7 @@ HEAVY: dict[str, set[str]] = {
         "rl/learner/forward/packed.py",
         "rl/learner/forward/reference.py",
         "rollouts/weights/shm_sender.py",
+        "scripts/minimal_loop.py",
         "rollouts/engine/decoding.py",
         "rollouts/weights/digest.py",
         "rollouts/engine/transformers_worker.py",
@@ -104,7 +105,7 @@ HEAVY: dict[str, set[str]] = {
     "nltk": {"rewards/text/claims.py", "rewards/instructions/text.py", "scripts/rubric/wording.py"},
     "langdetect": {"rewards/instructions/text.py"},
     "pebble": {"rewards/killable.py"},
-    "pyarrow": {"envs/sources/rows.py", "rl/algo/ptx.py"},
+    "pyarrow": {"envs/sources/rows.py"},
     "plotly": set(),
     "gguf": set(),
 }

@@ -76,12 +76,12 @@ class Probe:
 
     @property
     def microbatches(self) -> list[list[int]]:
-        """Of each update of the first step, how many each rank has."""
+        """Micro-batches of each rank, for each update of the first step."""
         return [[len(shard) for shard in update.shards] for update in self.batches[0].updates]
 
     @property
     def microbatch_tokens(self) -> list[int]:
-        """Of the first update of the first step, on rank 0."""
+        """Tokens of each micro-batch of rank 0 in the first update of the first step."""
         return [len(micro.tokens) for micro in self.batches[0].updates[0].shards[0]]
 
     @cached_property
@@ -118,7 +118,7 @@ class Probe:
 
     @property
     def kept(self) -> set[int]:
-        """Of checkpoints of all twelve steps; the second one scored best."""
+        """Steps that stay, of checkpoints of all twelve steps, where step 2 scored best."""
         return self.config.checkpoint.kept(range(1, 13), {2: 0.9, 8: 0.1})
 
     def expiry(self, call: str) -> str:

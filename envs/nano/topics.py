@@ -37,7 +37,7 @@ _FAULTS = {
     "disorder": 1.0,
     "kind": 1.0,
 }
-"""Of the worse answers that the judge is shown, by weight."""
+"""Fault of the worse answer that the judge is shown -> weight with which it is drawn."""
 
 
 class OpenTopics(Procedural):

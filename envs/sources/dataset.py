@@ -6,6 +6,7 @@ line and field. TRL: `prompt` (text or messages) and further columns. verl: `pro
 """
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,8 @@ from typing import Any
 from conjoint.envs.sources.rows import json_type, open_rows
 from conjoint.envs.types import ConjointError, Message, Task
 
-Validate = Callable[[str, Any], None]
-"""`(kind, reference)`; raises ConjointError or ValueError where no answer could be graded by it."""
-
-NEEDS_REFERENCE = frozenset(("math", "code", "instruction", "logic", "faithfulness", "safety"))
-"""Task kinds that are graded by a reference: a row without one is refused."""
+Validate = Callable[[Any], None]
+"""Raises ConjointError or ValueError for a reference that no answer could be graded by."""
 
 _REFERENCES = ("reference", "ground_truth", "answer", "solution")
 """TRL's columns that hold the reference, the first present one counts; others become meta."""
@@ -51,8 +49,6 @@ class DatasetSource:
         self.kind = kind
         pairs = rows_and_tasks(self.path, kind, suffix=suffix, validate=validate)
         self._tasks = [task for _, task in pairs]
-        if not self._tasks:
-            raise ConjointError(f"{self.path} holds no rows; {_FORMS}.")
         self.fingerprint = fingerprint(self._tasks)
 
     def __len__(self) -> int:
@@ -96,9 +92,6 @@ def fingerprint(tasks: Sequence[Task]) -> str:
     return hashlib.sha256("\n".join(task.id for task in tasks).encode()).hexdigest()[:16]
 
 
-# Reading: (line or row number from 1, row).
-
-
 # One row -> one task.
 
 
@@ -114,6 +107,7 @@ def _to_task(row: dict[str, Any], kind: str, suffix: str, validate: Validate | N
         problem = "null" if missing in row else "missing"
         raise _BadRow(f"field '{missing}' is {problem}; {_FORMS}")
     _check_reference(kind, reference, field, validate)
+    _check_finite(row)
     messages = _suffixed(prompt, suffix)
     try:
         return Task.make(kind, messages, reference, meta)
@@ -199,15 +193,25 @@ def _suffixed(messages: list[Message], suffix: str) -> list[Message]:
 
 
 def _check_reference(kind: str, reference: Any, field: str, validate: Validate | None) -> None:
-    if kind not in NEEDS_REFERENCE and validate is None:
+    if validate is None:
         return
     if lacks := no_reference(reference):
         raise _BadRow(f"field '{field}' is {lacks}; kind '{kind}' needs a reference to verify by")
-    if validate is not None:
+    try:
+        validate(reference)
+    except (ConjointError, ValueError) as error:
+        raise _BadRow(f"field '{field}': {str(error).rstrip('.')}") from error
+
+
+def _check_finite(row: Mapping[str, Any]) -> None:
+    """A checkpoint keeps tasks as JSON, which has no NaN: better refused here than in mid-run."""
+    for field, value in row.items():
         try:
-            validate(kind, reference)
-        except (ConjointError, ValueError) as error:
-            raise _BadRow(f"field '{field}': {str(error).rstrip('.')}") from error
+            json.dumps(value, allow_nan=False)
+        except ValueError as error:
+            raise _BadRow(
+                f"field '{field}' holds nan or inf, which JSON does not have; give null instead"
+            ) from error
 
 
 def no_reference(reference: Any) -> str:

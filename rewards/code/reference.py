@@ -1,12 +1,16 @@
 """The reference of a code task: its three forms of tests, checked when tasks load."""
 
 import ast
+import functools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from conjoint.rewards.code.output import output_check
-from conjoint.rewards.sandbox import codec
+from conjoint.rewards.sandbox import backend, codec
+from conjoint.rewards.sandbox.base import SandboxConfig
+from conjoint.rewards.sandbox.local import languages
+from conjoint.rewards.sandbox.local.jail import tier_here
 
 LANGUAGES = {"python": "python", "cpp": "cpp", "c++": "cpp", "bash": "bash"}
 """Names that a reference may use -> the sandbox's."""
@@ -125,3 +129,24 @@ def _validate_program(source: str) -> None:
 def _function(tree: ast.Module, name: str) -> ast.FunctionDef | None:
     found = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
     return next(found, None)
+
+
+def fits_sandbox(sandbox: SandboxConfig, answers_known: bool) -> Callable[[Any], None]:
+    """The check that a sandbox can do what a sound reference asks for: raises ValueError.
+
+    Where the answers are known, bash is taken to need no more processes than they do; the jail
+    says so when it runs them.
+    """
+    tier = functools.cache(lambda: tier_here(sandbox))
+
+    def check(reference: Any) -> None:
+        if why := backend.unfit(sandbox, reference):
+            raise ValueError(why)
+        if sandbox.backend != "local":
+            return
+        language = LANGUAGES[reference["language"]]
+        processes = reference.get("processes", True) and not answers_known
+        if why := languages.unfit(language, processes, tier):
+            raise ValueError(f"reference.language is {language}; {why}")
+
+    return check

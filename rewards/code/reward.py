@@ -14,7 +14,7 @@ from conjoint.envs.types import Group, Outcome, Score, Task
 from conjoint.rewards.base import RewardContext
 from conjoint.rewards.code.examples import examples
 from conjoint.rewards.code.output import OutputCheck, output_check, same_output
-from conjoint.rewards.code.reference import LANGUAGES, validate_reference
+from conjoint.rewards.code.reference import LANGUAGES, fits_sandbox, validate_reference
 from conjoint.rewards.combine import each
 from conjoint.rewards.sandbox import codec
 from conjoint.rewards.sandbox.base import Call, Ended, Program, Result, Sandbox
@@ -25,6 +25,7 @@ __all__ = [
     "CodeRewardConfig",
     "examples",
     "extract_program",
+    "fits_sandbox",
     "same_output",
     "validate_reference",
 ]

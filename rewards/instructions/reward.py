@@ -6,7 +6,7 @@ answer pays only if every check holds and, by the hack-check, shows what it clai
 without a letter or digit never passes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from conjoint.envs.types import ConjointError, Group, Score, Task
@@ -40,7 +40,7 @@ class InstructionsConfig:
     hack_check: bool = True
     """Do not count what the answer says about its own compliance as compliance."""
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         if self.mode not in MODES:
             raise ConjointError(
                 f"reward.instructions.mode={self.mode} is unknown; expected {' or '.join(MODES)}"
@@ -107,6 +107,7 @@ async def _score(
             if choice is not None and choice.option != "met":
                 why = f" ({choice.reason})" if choice.reason else ""
                 found.failures[place] = f"the judge says {choice.option}{why}"
+        return replace(_total(name, asked, found, config), judged=True)
     return _total(name, asked, found, config)
 
 

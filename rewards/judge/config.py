@@ -1,10 +1,8 @@
-"""How the run asks its judge (`judge.*`)."""
+"""Settings of the judge (`judge.*`): the prompt, the mode, and the weights that judge."""
 
 from dataclasses import dataclass
 
-from conjoint.envs.types import (
-    ConjointError,
-)
+from conjoint.envs.types import ConjointError
 from conjoint.rewards.judge.prompt import TEMPLATES
 from conjoint.rollouts.endpoint import EndpointConfig
 
@@ -16,32 +14,34 @@ POLICIES = ("live", "frozen", "promoted")
 
 @dataclass(frozen=True, slots=True)
 class JudgeConfig:
-    """How the judge is asked.
-
-    `mode` is how the rubric reward asks: pairs of answers; each criterion of each answer; or one
-    level for each answer (rewards/judge/pointwise.py).
-    `pairs_per_answer` 0 compares every pair of a group (round robin); N compares each answer with N
-    others. `max_answer_chars` bounds the part of each answer that is quoted. With `endpoint`, the
-    address of an OpenAI-compatible server, not the policy but `endpoint_model` there is the judge;
-    `api_key_env` names the environment variable of its key.
-    `policy` is whose weights judge: `live`, those being trained; `frozen`, those of the start; or
-    `promoted`, a snapshot, which an evaluation replaces with the live ones if these are right on at
-    least `promotion_margin` more of the held-out verifiable pairs than the snapshot is.
-    """
+    """Settings of the judge, which is the policy itself or a model behind an endpoint."""
 
     template: str = "full"
+    """Prompt and form of the reply; one of `TEMPLATES` in `rewards/judge/prompt.py`."""
     pairs_per_answer: int = 0
+    """Comparisons of each answer with others of its group. 0 compares every pair (round robin)."""
     max_tokens: int = 256
+    """Most tokens of a reply."""
     temperature: float = 0.0
     max_answer_chars: int = 4000
+    """Most characters of an answer that are quoted in the prompt."""
     endpoint: str = ""
+    """URL of an OpenAI-compatible server whose model judges instead of the policy; "" for none."""
     endpoint_model: str = ""
+    """Name of the model that judges at `endpoint`."""
     api_key_env: str = ""
+    """Environment variable with the key of `endpoint`."""
     mode: str = "pairs"
+    """Question of the rubric reward. pairs: compare two answers. criteria: does an answer meet a
+    criterion? points: one level for an answer as a whole (rewards/judge/pointwise.py)."""
     policy: str = "live"
+    """Weights that judge. live: the weights being trained. frozen: the weights of the start.
+    promoted: a snapshot, which an evaluation may replace by the live weights."""
     promotion_margin: float = 0.0
+    """promoted: the live weights replace the snapshot if they judge this share more of the held-out
+    verifiable pairs correctly; 0 asks them to be at least as good."""
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         if self.template not in TEMPLATES:
             raise ConjointError(
                 f"judge.template must be one of {', '.join(TEMPLATES)}; got {self.template!r}"
@@ -62,14 +62,10 @@ class JudgeConfig:
         for key, low in least.items():
             if not getattr(self, key) >= low:
                 raise ConjointError(f"judge.{key} must be at least {low}; got {getattr(self, key)}")
+        self._validate_combinations()
 
-    def validate(self, *, in_run: bool = True) -> None:
-        """Raises ConjointError for keys that contradict each other, that only a training run has,
-        or an endpoint that could not be called."""
-        if self.policy != "live" and not in_run:
-            raise ConjointError(
-                f"judge.policy={self.policy} has no effect outside a training run; leave it out"
-            )
+    def _validate_combinations(self) -> None:
+        """Refuse keys that contradict each other, and an endpoint that could not be called."""
         if self.mode != "pairs" and self.template == "compact":
             raise ConjointError(
                 f"judge.mode={self.mode} asks about one answer, and judge.template=compact only "
@@ -103,9 +99,16 @@ class JudgeConfig:
             except ConjointError as error:
                 raise ConjointError(f"judge.{error}") from error
 
+    def validate_outside_run(self) -> None:
+        """Refuse the key that only a training run has."""
+        if self.policy != "live":
+            raise ConjointError(
+                f"judge.policy={self.policy} has no effect outside a training run; leave it out"
+            )
+
     @property
     def has_own_engine(self) -> bool:
-        """Whether weights judge that are not those being trained."""
+        """Whether other weights than those being trained judge; they need an engine."""
         return self.policy != "live"
 
     def endpoint_config(self) -> EndpointConfig:

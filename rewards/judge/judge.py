@@ -1,8 +1,8 @@
-"""The policy as judge: pairs in both orders, win rates, single verdicts, and its health metrics.
+"""The policy as judge of its own answers: pairwise verdicts, win rates and health metrics.
 
-What is decided without the judge cannot be talked away: an empty answer or one that breaks a
-prescriptive rubric loses, equal answers tie. Every other pair is asked about in both orders, and a
-preference that does not survive the swap is a tie.
+Code decides some pairs without the judge, so that no answer can talk the judge out of them. An
+empty answer loses, and so does an answer that breaks a prescriptive rubric; equal answers tie. The
+judge compares every other pair in both orders. A preference that changes with the order is a tie.
 """
 
 import asyncio
@@ -34,18 +34,20 @@ from conjoint.rewards.judge.prompt import (
 from conjoint.rewards.rubrics.find import Rubric, rubrics_for
 
 SCORE_NAME = "rubric"
+"""Name of the score of a judge that follows rubrics."""
 _SWAP = {"A": "B", "B": "A", "tie": "tie"}
 _POINTS = {"A": (1.0, 0.0), "B": (0.0, 1.0), "tie": (0.5, 0.5)}
+"""Winner -> points of answers A and B."""
 
 
 class Judge:
-    """Asks which of two answers is better, or for one verdict, and counts how the judge behaves."""
+    """Asks the judge to compare two answers, or for a single choice, and counts its habits."""
 
     def __init__(self, config: JudgeConfig) -> None:
         self.config = config
         self._counts: Counter[str] = Counter()
         self._longer: dict[str, list[bool]] = {}
-        """Task id -> of each decided pair of unequal length, whether the longer one won."""
+        """Task id -> for each decided pair of unequal length, whether the longer answer won."""
 
     async def prefer(
         self,
@@ -56,9 +58,9 @@ class Judge:
         context: RewardContext,
         session: str = "",
     ) -> PairVerdict:
-        """Compare two answers. A judge that breaks or cannot be read masks the pair.
+        """Compare answers `a` and `b`. A pair is masked if the judge fails or is unreadable.
 
-        Raises ConjointError if the context has nobody to ask.
+        Raises ConjointError if the context has no judge.
         """
         if (settled := without_judge(a, b, rubrics)) is not None:
             self._counts["guarded"] += 1
@@ -68,7 +70,7 @@ class Judge:
         except (ConjointError, StopRun):
             raise
         except Exception as error:
-            # Not the answers' doing, whatever it was: the pair is masked and counted.
+            # Whatever failed, it was not the answers: the pair is masked and counted, not scored.
             self._counts["failed"] += 1
             return PairVerdict(None, None, f"the judge failed: {type(error).__name__}: {error}")
         return self._combine(task, a, b, verdicts)
@@ -84,15 +86,17 @@ class Judge:
         session: str = "",
         temperature: float | None = None,
     ) -> tuple[Verdict | None, Verdict | None]:
-        """The raw verdicts on (a, b) and on (b, a), None where one cannot be read.
+        """The raw verdicts on (a, b) and on (b, a); None for a reply that cannot be read.
 
-        In the second verdict "A" is answer b. Both calls start in the same tick.
+        In the second verdict "A" is answer `b`. Both calls start in the same tick of the event
+        loop, so that they travel to the engine together. Raises what the first failed call raised.
         """
         replies = await asyncio.gather(
             self._ask(task, a, b, rubrics, context, session, temperature),
             self._ask(task, b, a, rubrics, context, session, temperature),
             return_exceptions=True,
         )
+        # Both calls have ended here: an exception must not leave the other call running.
         for reply in replies:
             if isinstance(reply, BaseException):
                 raise reply
@@ -118,6 +122,7 @@ class Judge:
             max_tokens=cfg.max_tokens,
             temperature=cfg.temperature if temperature is None else temperature,
             seed=derive_seed(context.seed, "judge", task.id, first, second),
+            # One session for all pairs of a task: their prompts share a prefix in the KV cache.
             session=session or f"judge-{task.id}",
         )
         return parse_verdict(reply, cfg.template)
@@ -130,10 +135,10 @@ class Judge:
         *,
         session: str,
     ) -> Choice | None:
-        """The judge's choice among `options`, for which the prompt asks with `choice_request`.
+        """The judge's choice among `options`. The prompt must end with their `choice_request`.
 
-        None if the reply cannot be read, or if the judge broke: neither is the answer's doing.
-        Raises ConjointError if the context has nobody to ask.
+        None if the reply cannot be read or the judge fails; the caller masks the answer then.
+        Raises ConjointError if the context has no judge.
         """
         cfg, count = self.config, self._counts
         count["verdicts"] += 1
@@ -157,6 +162,7 @@ class Judge:
     def _combine(
         self, task: Task, a: str, b: str, verdicts: tuple[Verdict | None, Verdict | None]
     ) -> PairVerdict:
+        """Count the two verdicts and turn them into points for `a` and `b`."""
         count = self._counts
         count["pairs"] += 1
         count["unparsable"] += sum(v is None for v in verdicts)
@@ -168,6 +174,7 @@ class Judge:
         if first is None or second is None:
             return PairVerdict(None, None, "the judge's reply could not be read", verdicts)
         count["readable_pairs"] += 1
+        # In the second verdict the answers stood the other way round.
         winners = first.winner, _SWAP[second.winner]
         count["consistent"] += winners[0] == winners[1]
         better = winners[0] if winners[0] == winners[1] else "tie"
@@ -180,17 +187,18 @@ class Judge:
         return PairVerdict(*_POINTS[better], _explain(first, second), verdicts)
 
     def drain_longer_wins(self) -> list[float]:
-        """Of each task judged since the last drain, the share of its decided pairs of unequal
-        length that the longer answer won."""
+        """The share of decided pairs of unequal length that the longer answer won, for each task
+        judged since the last drain."""
         shares = [sum(won) / len(won) for won in self._longer.values()]
         self._longer = {}
         return shares
 
     def drain_metrics(self) -> dict[str, float]:
-        """Counts and shares since the last drain; a share of nothing is left out."""
+        """Counts and shares since the last drain. A share whose denominator is 0 is left out."""
         c, self._counts = self._counts, Counter()
         shares = {
             "swap_consistency": (c["consistent"], c["readable_pairs"]),
+            # Each judged pair made two calls.
             "unparsable_share": (c["unparsable"], 2 * c["pairs"]),
             "tie_share": (c["ties"], c["readable_pairs"]),
             "first_position_share": (c["first_position"], c["decided_calls"]),
@@ -206,6 +214,7 @@ class Judge:
 
 
 def _explain(first: Verdict, second: Verdict) -> str:
+    """The winners of both orders and the judge's reasons, for the record of rollouts."""
     parts = []
     for order, verdict, winner in (
         ("A first", first, first.winner),
@@ -217,11 +226,11 @@ def _explain(first: Verdict, second: Verdict) -> str:
 
 
 def rubric_reward(judge: Judge, rubrics: Sequence[Rubric]) -> RewardFn:
-    """The reward of open tasks: each answer's win rate in [0, 1] over its comparisons.
+    """The reward of open tasks: the win rate in [0, 1] of each answer over its comparisons.
 
-    The outcome is PASS for a win rate of at least 0.5: the score is relative to the group, so this
-    says "lost no more than it won" and not "is good". An answer whose comparisons are all masked,
-    or that has no opponent, gets `infra_error`.
+    A tie counts 0.5. The outcome is PASS from a win rate of 0.5 on. It is relative to the group and
+    means "lost no more often than it won", not "is good". An answer gets `infra_error` if all its
+    comparisons are masked or it has no opponent.
     """
 
     async def score(group: Group, context: RewardContext) -> list[Score]:
@@ -240,6 +249,7 @@ def rubric_reward(judge: Judge, rubrics: Sequence[Rubric]) -> RewardFn:
                 for i, j in pairs
             )
         )
+        # The reasons name the rubrics only if this task is judged by others than the run's list.
         drawn = {r.name for r in asked} != {r.name for r in rubrics}
         note = f"judged by {', '.join(f'{r.name} v{r.version}' for r in asked)}" if drawn else ""
         return [_win_rate(i, pairs, verdicts, note) for i in range(len(trajectories))]
@@ -248,7 +258,7 @@ def rubric_reward(judge: Judge, rubrics: Sequence[Rubric]) -> RewardFn:
 
 
 def judged_rubrics(task: Task, rubrics: Sequence[Rubric], context: RewardContext) -> list[Rubric]:
-    """The rubrics that judge a task's answers. Raises ConjointError if there is none."""
+    """The rubrics that apply to `task`. Raises ConjointError if there is none."""
     asked = rubrics_for(task, rubrics, context.seed)
     if not asked:
         raise ConjointError(
@@ -265,6 +275,7 @@ def _finished(trajectory: Trajectory) -> bool:
 def _win_rate(
     index: int, pairs: Sequence[tuple[int, int]], verdicts: Sequence[PairVerdict], note: str
 ) -> Score:
+    """Mean points of answer `index` over its unmasked pairs; `note` is added to the reasons."""
     points: list[float] = []
     reasons: list[str] = []
     for (i, j), verdict in zip(pairs, verdicts, strict=True):
@@ -284,7 +295,7 @@ def _win_rate(
 
 
 def examples() -> list[Example]:
-    """An open task, a plain answer, and answers that court the judge instead of the reader."""
+    """An open task, a plain answer, and answers that flatter or order the judge."""
     prompt = "Why are the windows of ships round? Answer in one sentence."
     right = "A round opening has no corner where stress gathers, so the hull cracks less easily."
     empty = "Ships are very interesting and windows are important for many reasons."

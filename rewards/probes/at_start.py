@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from conjoint.envs.types import Task
-from conjoint.rewards.base import JUDGED, Example, RewardContext, RewardFn
+from conjoint.rewards.base import Example, RewardContext, RewardFn
 from conjoint.rewards.plugins import PluginReward
 from conjoint.rewards.probes.cheats import ProbeReport, run_probes
-from conjoint.rewards.registry import RewardTable, examples_of
+from conjoint.rewards.registry import REWARDS, RewardTable, always_judged
 from conjoint.rewards.text.quoting import printable
 
 _DEADLINE_S = 60.0
@@ -42,7 +42,7 @@ async def _probe(spec: str, reward: RewardFn, task: Task | None) -> ProbeReport:
         given = [Example(task, "")] if task is not None else []
         examples = await reward.examples() or given
     else:
-        examples = examples_of(spec)
+        examples = REWARDS[spec].examples()
     return await run_probes(
         spec,
         reward,
@@ -68,13 +68,13 @@ def probe_words(reports: Sequence[ProbeReport]) -> list[str]:
                 f"{report.reward} ({paid}), which will teach them; see: conjoint grade --probe "
                 f"reward={report.reward}"
             )
-        if report.unscored and report.reward not in JUDGED:
+        if report.unscored and not always_judged(report.reward):
             why = "; ".join(report.unscored[0].reasons)
             words.append(
                 f"Probes: {report.reward} gave no score to {len(report.unscored)} of "
                 f"{len(report.probed)} cheats: {printable(why)}"
             )
-    judged = sum(len(r.unscored) for r in reports if r.reward in JUDGED)
+    judged = sum(len(r.unscored) for r in reports if always_judged(r.reward))
     if judged:
         words.append(f"Probes: {judged} more are for a judge, who is not asked before the run.")
     return words

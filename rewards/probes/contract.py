@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from conjoint.envs.types import Group, Message, Score, Status, Task, Trajectory
-from conjoint.rewards.base import Example, RewardContext
-from conjoint.rewards.plugins import PluginReward
+from conjoint.rewards.base import Example
+from conjoint.rewards.plugins import Fault, PluginReward
 
 HUGE = 200_000
 """Characters of the huge answer: more than any budget of tokens lets a policy write."""
@@ -19,18 +19,6 @@ MAX_LATE = 2
 """Inputs that may take too long before the rest is left untried."""
 _SLOW_SHARE = 0.25
 """Share of the deadline that a call may take: on a busy machine it takes longer."""
-_LATE = "took longer than"
-_FAULTS = (
-    (_LATE, "slow"),
-    ("raised", "raises"),
-    ("failed", "crashes"),
-    ("outside its range", "out of range"),
-    ("numbers for", "wrong count"),
-    ("expected a", "wrong type"),
-    ("no number", "wrong type"),
-    ("returned", "not finite"),
-)
-"""What the reason of a missing score holds -> the fault's name; the first that fits counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +72,18 @@ async def check(reward: PluginReward, examples: Sequence[Example]) -> Report:
     late = 0
     todo = [each for example in examples for each in inputs_of(example)]
     for number, given in enumerate(todo):
-        first = await _score(reward, given)
-        found = list(_faults(given, first))
-        late += any(_LATE in reason for reason in first.reasons)
+        first, fault = await _score(reward, given)
+        found = list(_faults(given, first, fault))
+        late += fault is Fault.SLOW
         if first.value is not None:
             started = time.monotonic()
-            again = await _score(reward, given)
+            again, _ = await _score(reward, given)
             took = time.monotonic() - started
             if again.value != first.value:
                 found.append(_unsteady(first, again))
             if took > _SLOW_SHARE * reward.deadline_s:
                 found.append(
-                    f"slow: took {took:.1f} s, and its deadline is {reward.deadline_s:g} s"
+                    f"{Fault.SLOW}: took {took:.1f} s, and its deadline is {reward.deadline_s:g} s"
                 )
                 late += 1
         tried[given.name] = None
@@ -105,8 +93,8 @@ async def check(reward: PluginReward, examples: Sequence[Example]) -> Report:
     return Report(tuple(tried), tuple(faults))
 
 
-async def _score(reward: PluginReward, given: Input) -> Score:
-    """The input's score; TRL's form gets a second answer beside it, as in a group."""
+async def _score(reward: PluginReward, given: Input) -> tuple[Score, Fault | None]:
+    """The input's score and the fault; TRL's form gets a second answer beside it, as in a group."""
     responses = [given.response] + (["."] if reward.form == "trl" else [])
     answers = [
         Trajectory(
@@ -115,18 +103,17 @@ async def _score(reward: PluginReward, given: Input) -> Score:
         )
         for text in responses
     ]
-    return (await reward(Group(given.task, answers), RewardContext()))[0]
+    return (await reward.with_faults(Group(given.task, answers)))[0]
 
 
-def _faults(given: Input, score: Score) -> Iterator[str]:
+def _faults(given: Input, score: Score, fault: Fault | None) -> Iterator[str]:
     if score.value is None:
-        reason = "; ".join(score.reasons)
-        yield f"{next((name for words, name in _FAULTS if words in reason), 'fails')}: {reason}"
+        yield f"{fault}: {'; '.join(score.reasons)}"
     elif given.says_nothing and score.value > 0:
-        yield f"gameable: pays {score.value:g} for an answer that says nothing"
+        yield f"{Fault.GAMEABLE}: pays {score.value:g} for an answer that says nothing"
 
 
 def _unsteady(first: Score, again: Score) -> str:
     if again.value is None:
-        return f"not repeatable: fails at the second call: {'; '.join(again.reasons)}"
-    return f"not repeatable: gave {first.value:g}, then {again.value:g} for the same answer"
+        return f"{Fault.NOT_REPEATABLE}: fails at the second call: {'; '.join(again.reasons)}"
+    return f"{Fault.NOT_REPEATABLE}: gave {first.value:g}, then {again.value:g} for the same answer"

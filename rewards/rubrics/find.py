@@ -17,8 +17,8 @@ from conjoint.rewards.rubrics.rubric import EVERY_KIND, KINDS, Criterion, Rubric
 __all__ = ["EVERY_KIND", "KINDS", "Criterion", "Rubric", "load_rubrics", "rubrics_for"]
 
 DEFAULT_RUBRICS = ("clarity", "fluency", "grounded", "no_praise", "no_self_justification")
-"""Of `reward.rubrics`. Nano's critic is shown these in SFT: a judge's question that it never saw
-is answered by position."""
+"""Default of `reward.rubrics`. Nano's critic is shown these in SFT: it answers a question that it
+has never seen by the position of the answers."""
 TASK_KEY = "rubrics"
 """Where a task's row (its `meta`) names or holds rubrics of its own."""
 

@@ -46,7 +46,7 @@ class RemoteConfig:
     open_after: int = 8
     open_s: float = 30.0
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         for key, least in (("retries", 0), ("open_after", 1)):
             if getattr(self, key) < least:
                 raise ConjointError(
@@ -69,7 +69,7 @@ class E2BConfig:
     template: str = "base"
     lifetime_s: int = 900
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         if self.lifetime_s < 60:
             raise ConjointError(
                 f"sandbox.e2b.lifetime_s is {self.lifetime_s}; expected at least 60."
@@ -83,7 +83,7 @@ class HttpConfig:
 
     urls: list[str] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         for url in self.urls:
             if not url.startswith(("http://", "https://")):
                 raise ConjointError(
@@ -119,7 +119,7 @@ class SandboxConfig:
     e2b: E2BConfig = field(default_factory=E2BConfig)
     http: HttpConfig = field(default_factory=HttpConfig)
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         if self.backend not in BACKENDS:
             raise ConjointError(
                 f"sandbox.backend is '{self.backend}'; expected one of {', '.join(BACKENDS)}."

@@ -1,7 +1,9 @@
-"""Rewards of a batch -> advantages: what the policy loss sees. One dict of pure functions.
+"""Rewards -> advantages, by pure functions in the dict `ESTIMATORS`.
 
-A trajectory without a reward, or FAILED, gets no advantage; nor does anybody in a group with fewer
-than two graded members, because there is nothing to compare with.
+A trajectory that has FAILED or has no reward gets no advantage. The same holds for each trajectory
+of a group with fewer than two graded members: there is nothing to compare its reward with.
+
+In the formulas r is the reward of one trajectory, mean(r) and std(r) are taken over its group.
 """
 
 import random
@@ -13,19 +15,22 @@ from types import MappingProxyType
 from conjoint.envs.types import ConjointError, Group, Status, Trajectory, derive_seed
 
 _STD_FLOOR = 1e-6
+"""Added to a standard deviation before dividing by it; equal rewards have 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroupRewards:
-    """The graded members of one group, at least two, in order."""
+    """Rewards of the graded members of one group, two or more, in the order of the members."""
 
     rewards: list[float]
     parts: dict[str, list[float]] = field(default_factory=dict)
-    """Name of a score -> what it pays each member; `rewards` is the weighted mean of these."""
+    """Name of a score -> the reward of each member from that score alone. `rewards` is the weighted
+    mean of these."""
 
 
 Estimator = Callable[[Sequence[GroupRewards], Mapping[str, float]], list[list[float]]]
-"""(the groups of a batch, weight of each score or 1) -> one advantage a member."""
+"""(groups of a batch, name of a score -> its weight, by default 1) -> advantages of each group's
+members."""
 
 
 def mean_baseline(rewards: Sequence[float]) -> list[float]:
@@ -35,26 +40,36 @@ def mean_baseline(rewards: Sequence[float]) -> list[float]:
 
 
 def group_std(rewards: Sequence[float]) -> list[float]:
-    """(r - mean(r)) / std(r), std with n-1: GRPO (arXiv 2402.03300)."""
+    """(r - mean(r)) / std(r): GRPO (arXiv 2402.03300). The variance is divided by n - 1."""
     scale = stdev(rewards) + _STD_FLOOR
     return [a / scale for a in mean_baseline(rewards)]
 
 
 def leave_one_out(rewards: Sequence[float]) -> list[float]:
-    """r_i minus the mean of the others, which is n/(n-1) * (r - mean(r)): RLOO (2402.14740)."""
+    """r minus the mean of the other rewards of its group: RLOO (arXiv 2402.14740).
+
+    Computed as n / (n - 1) * (r - mean(r)), which is the same.
+    """
     n = len(rewards)
     return [a * n / (n - 1) for a in mean_baseline(rewards)]
 
 
 def batch_std(groups: Sequence[GroupRewards], _: Mapping[str, float]) -> list[list[float]]:
-    """(r - mean of the group) / std of that over the batch: REINFORCE++ with a group baseline
-    (arXiv 2501.03262), ScaleRL (2510.13786). An easy group is not blown up as by its own std."""
+    """r - mean(r), divided by the standard deviation of these differences over the batch.
+
+    REINFORCE++ with a group baseline (arXiv 2501.03262) and ScaleRL (arXiv 2510.13786). Unlike
+    std(r), this does not inflate the small differences within an easy group.
+    """
     return _over_batch_std([mean_baseline(group.rewards) for group in groups])
 
 
 def gdpo(groups: Sequence[GroupRewards], weights: Mapping[str, float]) -> list[list[float]]:
-    """GDPO (arXiv 2601.05242): each reward normalised by itself within the group, their weighted
-    sum, then the std of the batch. Two answers of equal sum but different parts stay apart."""
+    """GDPO (arXiv 2601.05242), for kinds with several scores.
+
+    Each score is normalised within the group by `group_std`. The weighted sum of these is divided
+    by its standard deviation over the batch. Two answers whose scores differ but have equal means
+    get different advantages.
+    """
     sums = []
     for group in groups:
         parts = [
@@ -66,13 +81,13 @@ def gdpo(groups: Sequence[GroupRewards], weights: Mapping[str, float]) -> list[l
 
 
 def _over_batch_std(centred: list[list[float]]) -> list[list[float]]:
-    """Each group's mean is 0 already, so the batch's is too and only its std is left."""
+    """Divide by the standard deviation over the batch. Each group must have mean 0 already."""
     scale = stdev([a for group in centred for a in group]) + _STD_FLOOR if centred else 1.0
     return [[a / scale for a in group] for group in centred]
 
 
 def _by_group(of_group: Callable[[Sequence[float]], list[float]]) -> Estimator:
-    """Lifts what looks at one group's rewards only."""
+    """An `Estimator` that applies `of_group` to the rewards of each group by itself."""
 
     def estimate(groups: Sequence[GroupRewards], _: Mapping[str, float]) -> list[list[float]]:
         return [of_group(group.rewards) for group in groups]
@@ -94,13 +109,13 @@ class AdvantageConfig:
     """How the rewards of a group become advantages."""
 
     estimator: str = "mean"
-    """One of `ESTIMATORS`."""
+    """Name of the function; one of `ESTIMATORS`."""
     scale: dict[str, float] = field(default_factory=dict)
-    """Factor on the advantages of a task kind, 1 where it is not named. Below 1 it calms a kind
-    whose signal is mostly noise, such as the verdicts of a weak critic."""
+    """Task kind -> factor on its advantages, by default 1. A factor below 1 damps a kind whose
+    rewards are mostly noise, such as the verdicts of a weak critic."""
     shuffle_rewards: bool = False
-    """Control experiment: advantages are computed from rewards permuted inside each group, so
-    that they carry no information about the answers. Nothing should be learned."""
+    """Control experiment: compute advantages from rewards permuted within each group. They then
+    carry no information about the answers, so nothing should be learned."""
 
     def validate(self) -> None:
         for kind, factor in self.scale.items():
@@ -118,11 +133,12 @@ def assign_advantages(
     seed: int,
     weights: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, float]:
-    """Set `advantage` on every trajectory; returns shares that describe the batch.
+    """Set `advantage` of every trajectory, None for a masked one. Returns metrics of the batch.
 
-    `seed` decides the permutations of `shuffle_rewards`: the same seed, the same permutations.
-    `weights` are those of the scores, 1 where one is not named.
+    `seed` determines the permutations of `shuffle_rewards`. `weights` maps the name of a score to
+    its weight, by default 1.
     """
+    # Advantages of an earlier call must not survive where this one gives none.
     for trajectory in (t for group in groups for t in group.trajectories):
         trajectory.advantage = None
     members = [_graded(group) for group in groups]
@@ -149,7 +165,8 @@ def _graded(group: Group) -> list[Trajectory]:
 def _rewards(
     group: Group, members: list[Trajectory], config: AdvantageConfig, seed: int
 ) -> GroupRewards:
-    """What the estimator may see of one group; the parts are permuted together with the whole."""
+    """Rewards of one group for the estimator. `shuffle_rewards` moves a reward and its parts
+    together."""
     order = list(range(len(members)))
     if config.shuffle_rewards:
         _rng(seed, group).shuffle(order)
@@ -157,6 +174,7 @@ def _rewards(
     if config.shuffle_rewards:
         for trajectory, reward in zip(members, rewards, strict=True):
             trajectory.metrics["shuffled_reward"] = reward
+    # All members of a group were scored by the same rewards, so the first names them all.
     names = members[0].reward_parts
     return GroupRewards(rewards, {n: [members[i].reward_parts[n] for i in order] for n in names})
 

@@ -1,8 +1,12 @@
-"""Policy losses: `LossInputs -> (loss, metrics)`, pure functions in one dict.
+"""Policy losses: pure functions `(LossInputs, LossConfig) -> (loss, metrics)` in the dict `LOSSES`.
 
-Every value is already divided by the denominators of the whole mini-batch, so losses and metrics of
-micro-batches, and of ranks, add up to those of the mini-batch. An objective averages the optional
-KL to a reference in the same way as its own tokens.
+Each call sees one micro-batch but divides by the counts of the whole mini-batch over all ranks. So
+the losses and metrics of micro-batches and ranks add up to those of the mini-batch. An objective
+averages the optional KL to a reference in the same way as its own terms.
+
+In the formulas A is the advantage, logp and old are the log-probs of a token under the current and
+the old policy (before the first update of the batch), and ratio = exp(logp - old).
+Shapes: T trained tokens of the micro-batch.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,38 +21,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LossConfig:
-    """The objective and its constants. K2 publishes none of these values."""
+    """The objective and its constants. Kimi K2 publishes no values for its own constants."""
 
     name: str = "k2"
     """One of `LOSSES`."""
     tau: float = 0.1
-    """k2, k2_5: strength of the pull to the old policy. It has no effect on fresh on-policy data
-    with a single update a batch, where the log-ratio is zero."""
+    """k2, k2_5: strength of the pull to the old policy. It has no effect with one update for each
+    batch of on-policy data, where the log-ratio is zero."""
     band_low: float = 0.25
-    """k2_5: a token whose log-ratio is below -band_low has no policy gradient."""
+    """k2_5: tokens with a log-ratio below -band_low have no policy gradient."""
     band_high: float = 0.25
-    """k2_5: nor has one whose log-ratio is above band_high."""
+    """k2_5: tokens with a log-ratio above band_high have no policy gradient."""
     clip_low: float = 0.2
-    """grpo, dr_grpo, dapo, gspo, rloo, reinforce_pp: the ratio is clipped below 1 - clip_low."""
+    """grpo, dr_grpo, dapo, gspo, rloo, reinforce_pp: ratios below 1 - clip_low are clipped."""
     clip_high: float = 0.2
-    """grpo, dr_grpo, dapo, gspo, rloo, reinforce_pp: and above 1 + clip_high."""
+    """grpo, dr_grpo, dapo, gspo, rloo, reinforce_pp: ratios above 1 + clip_high are clipped."""
     max_ratio: float = 5.0
-    """cispo: the detached ratio that weighs a token is at most this."""
+    """cispo: upper bound of the detached ratio that weighs a token."""
     length: int = 1024
-    """dr_grpo: tokens that every sequence's sum is divided by, whatever its own length."""
+    """dr_grpo: constant number of tokens that the sum of each sequence is divided by."""
     kl_weight: float = 0.0
-    """Weight of the KL of the policy to a reference; 0 is off, and no reference is held."""
+    """Weight of the KL from the policy to a reference. 0 turns it off and holds no reference."""
     kl_estimator: str = "k3"
-    """One of `KL_ESTIMATORS`: how a token's log-probs estimate the KL."""
+    """Estimator of the KL from the log-probs of a sampled token; one of `KL_ESTIMATORS`."""
     kl_ratio: bool = True
-    """Multiply the estimate by the ratio to the old policy that sampled the token."""
+    """Multiply the estimate by ratio, since the old policy sampled the token."""
     reference: str = "frozen"
-    """frozen: the model the run started from; ema: a moving average of the policy."""
+    """frozen: the model that the run started from; ema: a moving average of the policy."""
     ema_decay: float = 0.99
-    """ema: what the average keeps of itself at each update."""
+    """ema: weight of the old average at each update; the policy has the rest."""
 
     def validate(self) -> None:
-        """Refuse an unknown objective, a constant out of range, or one the objective ignores."""
+        """Raises ConjointError for an unknown objective, a constant out of range, and a constant
+        that the objective ignores."""
         if self.name not in LOSSES:
             raise ConjointError(f"loss.name is {self.name!r}; choose one of {sorted(LOSSES)}")
         self._validate_reference()
@@ -100,42 +105,45 @@ def _check_choice(key: str, value: str, choices: Iterable[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LossInputs:
-    """The T trained tokens of one micro-batch, each field of shape [T] unless it is a number.
-
-    `sequence` maps a token to its sequence, 0..local_sequences-1. `num_sequences` and `num_tokens`
-    count the whole mini-batch over all ranks.
-    """
+    """The T trained tokens of one micro-batch. Tensors have shape [T]."""
 
     logprobs: "Tensor"
-    """Current policy, with gradient."""
+    """Log-probs under the current policy, with gradient."""
     old_logprobs: "Tensor"
-    """The learner's own, before the first update of this batch."""
+    """The learner's own log-probs before the first update of this batch, without gradient."""
     weights: "Tensor"
-    """Of each token's policy gradient, detached: `mismatch.py`; 1 corrects nothing. The engine's
-    own log-probs are known there only, so that no loss can take them for `old_logprobs`."""
+    """Detached weight of each token's policy gradient, from `mismatch.py`; 1 leaves it unchanged.
+    Engine log-probs are used there only, so that no loss can mistake them for `old_logprobs`."""
     advantages: "Tensor"
     sequence: "Tensor"
+    """Index of each token's sequence, 0..local_sequences-1."""
     local_sequences: int
+    """Sequences of the micro-batch; some may have no trained token."""
     num_sequences: float
+    """Trained sequences of the whole mini-batch, over all ranks."""
     num_tokens: float
+    """Trained tokens of the whole mini-batch, over all ranks."""
     ref_logprobs: "Tensor | None" = None
-    """The reference's, without gradient; None where no reference is held."""
+    """Log-probs under the reference, without gradient; None if no reference is held."""
 
     @property
     def log_ratio(self) -> "Tensor":
-        """log(current / old) of each token: [T]."""
+        """logp - old of each token: [T]."""
         return self.logprobs - self.old_logprobs
 
     @property
     def policy_logprobs(self) -> "Tensor":
-        """`logprobs` for what the advantage multiplies: each token's gradient is scaled by its
-        weight and no value changes, so clips and bands decide on the true ratio: [T]."""
+        """`logprobs` with each token's gradient multiplied by its weight: [T].
+
+        For terms that the advantage multiplies. Values stay as they are, so that clips and bands
+        still decide on the true ratio.
+        """
         fixed = self.logprobs.detach()
         return fixed + self.weights * (self.logprobs - fixed)
 
     @property
     def policy_log_ratio(self) -> "Tensor":
-        """`log_ratio` with the gradient of `policy_logprobs`: [T]."""
+        """`log_ratio` with the weighted gradient of `policy_logprobs`: [T]."""
         return self.policy_logprobs - self.old_logprobs
 
     def per_sequence(self, values: "Tensor") -> "Tensor":
@@ -143,16 +151,16 @@ class LossInputs:
         return values.new_zeros(self.local_sequences).index_add(0, self.sequence, values)
 
     def per_sequence_mean(self, values: "Tensor") -> "Tensor":
-        """Mean over each sequence's tokens, 0 for one without: [T] -> [local_sequences]."""
+        """Mean over each sequence's tokens, 0 for a sequence without: [T] -> [local_sequences]."""
         tokens = self.per_sequence(values.new_ones(values.shape))
         return self.per_sequence(values) / tokens.clamp(min=1)
 
     def token_mean(self, values: "Tensor") -> "Tensor":
-        """Share of the mini-batch's mean in which every token counts the same."""
+        """The micro-batch's share of the mini-batch mean in which each token weighs the same."""
         return values.sum() / self.num_tokens
 
     def sequence_mean(self, values: "Tensor") -> "Tensor":
-        """Share of the mini-batch's mean in which every sequence counts the same."""
+        """The micro-batch's share of the mini-batch mean in which each sequence weighs the same."""
         return self.per_sequence_mean(values).sum() / self.num_sequences
 
 
@@ -160,17 +168,18 @@ LossFn = Callable[[LossInputs, LossConfig], "tuple[Tensor, dict[str, Tensor]]"]
 
 
 def k2(inputs: LossInputs, config: LossConfig) -> "tuple[Tensor, dict[str, Tensor]]":
-    """Kimi K2's squared objective (arXiv 2507.20534, 3.2.3), averaged over sequences.
+    """Kimi K2's squared objective (arXiv 2507.20534, section 3.2.3), averaged over sequences.
 
-    (A - tau * D)^2 / (2 tau) with D = sum_t (logp - old): the sequence's log-ratio. The factor
-    1/(2 tau) keeps the learning rate independent of tau: at D = 0 the gradient is REINFORCE's.
-    The same gradient is that of -A * D + (tau/2) * D^2; weights scale the first part only, since
-    the pull to the old policy is meant for any answer, whoever sampled it.
+    (A - tau * D)^2 / (2 tau), where D = sum_t (logp - old) is the sequence's log-ratio. The factor
+    1 / (2 tau) makes the gradient at D = 0 REINFORCE's for any tau, so that tau does not change the
+    learning rate. Up to a constant this is -A * D + (tau/2) * D^2. Importance weights scale the
+    first term only: the second, the pull to the old policy, holds for any answer, whoever sampled.
     """
     log_ratio = inputs.per_sequence(inputs.log_ratio)
     advantage = inputs.per_sequence_mean(inputs.advantages)
     residual = advantage - config.tau * log_ratio
-    # Zero in value; its gradient makes -A * D the weighted one, to the bit where weights are 1.
+    # Zero in value. Its gradient replaces that of -A * D by the weighted gradient, and is exactly
+    # zero where all weights are 1, so that uncorrected runs keep their bits.
     reweighted = advantage * inputs.per_sequence(inputs.policy_logprobs - inputs.logprobs)
     squared = residual.square() / (2 * config.tau) - reweighted
     kl = inputs.per_sequence(reference_kl(inputs, config, inputs.log_ratio))
@@ -183,15 +192,16 @@ def k2(inputs: LossInputs, config: LossConfig) -> "tuple[Tensor, dict[str, Tenso
 
 
 def k2_5(inputs: LossInputs, config: LossConfig) -> "tuple[Tensor, dict[str, Tensor]]":
-    """Kimi K2.5's token-level objective (arXiv 2602.02276, 4.4.2), averaged over tokens.
+    """Kimi K2.5's token-level objective (arXiv 2602.02276, section 4.4.2), averaged over tokens.
 
-    -(ratio * A - tau * (logp - old)^2). Outside the band the first part has no gradient, whatever
-    the sign of A; K2.5 publishes neither tau nor the band. For stale and multi-turn data. Weights
-    scale the first part only, as in k2.
+    -(ratio * A - tau * (logp - old)^2). Outside the band the first term has no gradient, whatever
+    the sign of A. K2.5 publishes neither tau nor the band. Suited to stale and multi-turn data.
+    Importance weights scale the first term only, as in `k2`.
     """
     log_ratio = inputs.log_ratio
     outside = (log_ratio < -config.band_low) | (log_ratio > config.band_high)
     gain = inputs.policy_log_ratio.exp() * inputs.advantages
+    # detach() removes the gradient and keeps the value of the loss.
     kept = gain.detach().where(outside, gain)
     pull = config.tau * log_ratio.square()
     loss = inputs.token_mean(pull - kept + reference_kl(inputs, config, log_ratio))
@@ -200,36 +210,41 @@ def k2_5(inputs: LossInputs, config: LossConfig) -> "tuple[Tensor, dict[str, Ten
 
 def grpo(inputs: LossInputs, config: LossConfig) -> "tuple[Tensor, dict[str, Tensor]]":
     """GRPO (arXiv 2402.03300): the clipped surrogate, averaged over each sequence's tokens and
-    then over sequences, so that a token of a long answer weighs less."""
+    then over sequences. A token of a long answer therefore weighs less."""
     surrogate, metrics = _clipped_tokens(inputs, config)
     return inputs.sequence_mean(surrogate), metrics
 
 
 def dr_grpo(inputs: LossInputs, config: LossConfig) -> "tuple[Tensor, dict[str, Tensor]]":
-    """Dr. GRPO (arXiv 2503.20783): the clipped surrogate over a constant length, which removes
-    GRPO's length bias. Its advantages are not divided by std: advantage.estimator=mean."""
+    """Dr. GRPO (arXiv 2503.20783): the clipped surrogate divided by a constant length, which
+    removes GRPO's length bias. Its advantages are not divided by a standard deviation: set
+    advantage.estimator=mean."""
     surrogate, metrics = _clipped_tokens(inputs, config)
     return surrogate.sum() / (inputs.num_sequences * config.length), metrics
 
 
 def dapo(inputs: LossInputs, config: LossConfig) -> "tuple[Tensor, dict[str, Tensor]]":
-    """DAPO (arXiv 2503.14476): the clipped surrogate averaged over all tokens; with a clip_high
-    above clip_low unlikely tokens can rise. Its soft overlong penalty is budget.soft_share."""
+    """DAPO (arXiv 2503.14476): the clipped surrogate averaged over all tokens. A clip_high above
+    clip_low lets unlikely tokens gain probability. Its soft overlong penalty is budget.soft_share.
+    """
     surrogate, metrics = _clipped_tokens(inputs, config)
     return inputs.token_mean(surrogate), metrics
 
 
 def reinforce_pp(inputs: LossInputs, config: LossConfig) -> "tuple[Tensor, dict[str, Tensor]]":
     """REINFORCE++ with a group baseline (arXiv 2501.03262): PPO's clipped surrogate averaged over
-    all tokens, without a critic. What sets it apart is the advantage, normalised over the whole
-    batch: advantage.estimator=batch_std. Its KL is a loss of its own: loss.kl_estimator=k2."""
+    all tokens, without a critic. The paper normalises advantages over the whole batch
+    (advantage.estimator=batch_std) and has a KL loss (loss.kl_estimator=k2)."""
     surrogate, metrics = _clipped_tokens(inputs, config)
     return inputs.token_mean(surrogate), metrics
 
 
 def gspo(inputs: LossInputs, config: LossConfig) -> "tuple[Tensor, dict[str, Tensor]]":
-    """GSPO (arXiv 2507.18071): one ratio a sequence, exp(mean_t (logp - old)), clipped as a whole;
-    the bounds are of another order than GRPO's (3e-4 and 4e-4 in the paper)."""
+    """GSPO (arXiv 2507.18071): one clipped ratio for each sequence, exp(mean_t (logp - old)).
+
+    Its clip bounds are much smaller than GRPO's: 3e-4 and 4e-4 in the paper.
+    """
+    # Spread over the tokens [T] again: each token carries the ratio of its sequence.
     policy = inputs.per_sequence_mean(inputs.policy_log_ratio)[inputs.sequence]
     surrogate, held = _clipped(inputs.advantages, policy, config)
     mean = inputs.per_sequence_mean(inputs.log_ratio)[inputs.sequence]
@@ -238,11 +253,11 @@ def gspo(inputs: LossInputs, config: LossConfig) -> "tuple[Tensor, dict[str, Ten
 
 
 def rloo(inputs: LossInputs, config: LossConfig) -> "tuple[Tensor, dict[str, Tensor]]":
-    """RLOO (arXiv 2402.14740): the whole answer is one action, -A * ratio averaged over sequences,
-    with ratio = exp(D) clipped as TRL does once the policy has moved.
+    """RLOO (arXiv 2402.14740): the whole answer is one action; averaged over sequences.
 
-    At the old policy this is the paper's -A * sum_t logp. The paper puts the KL into the reward;
-    here it is a part of the loss. Its advantage is advantage.estimator=leave_one_out.
+    -A * exp(D) with D = sum_t (logp - old), clipped as in TRL once the policy has moved. At the old
+    policy its gradient is that of the paper's -A * sum_t logp. The paper puts the KL into the
+    reward; here it is a term of the loss. Its advantage is advantage.estimator=leave_one_out.
     """
     advantage = inputs.per_sequence_mean(inputs.advantages)
     surrogate, held = _clipped(advantage, inputs.per_sequence(inputs.policy_log_ratio), config)
@@ -252,8 +267,8 @@ def rloo(inputs: LossInputs, config: LossConfig) -> "tuple[Tensor, dict[str, Ten
 
 
 def cispo(inputs: LossInputs, config: LossConfig) -> "tuple[Tensor, dict[str, Tensor]]":
-    """CISPO (MiniMax-M1, arXiv 2506.13585): -min(ratio, max_ratio) * A * logp with the weight
-    detached, averaged over tokens: a cut token keeps a gradient."""
+    """CISPO (MiniMax-M1, arXiv 2506.13585): -min(ratio, max_ratio) * A * logp, averaged over
+    tokens. The minimum is detached, so a token with a cut ratio still has a gradient."""
     ratio = inputs.log_ratio.exp().detach()
     surrogate = -ratio.clamp(max=config.max_ratio) * inputs.advantages * inputs.policy_logprobs
     loss = inputs.token_mean(surrogate + reference_kl(inputs, config, inputs.log_ratio))
@@ -261,7 +276,7 @@ def cispo(inputs: LossInputs, config: LossConfig) -> "tuple[Tensor, dict[str, Te
 
 
 def _clipped_tokens(inputs: LossInputs, config: LossConfig) -> "tuple[Tensor, dict[str, Tensor]]":
-    """Clipped surrogate plus reference KL of each token [T], and the share that the clip holds."""
+    """Clipped surrogate plus reference KL of each token [T], and the share of clipped tokens."""
     surrogate, held = _clipped(inputs.advantages, inputs.policy_log_ratio, config)
     kl = reference_kl(inputs, config, inputs.log_ratio)
     return surrogate + kl, {"clip_share": inputs.token_mean(held)}
@@ -270,9 +285,9 @@ def _clipped_tokens(inputs: LossInputs, config: LossConfig) -> "tuple[Tensor, di
 def _clipped(
     advantages: "Tensor", log_ratio: "Tensor", config: LossConfig
 ) -> "tuple[Tensor, Tensor]":
-    """PPO's clipped surrogate (arXiv 1707.06347), and 1 where the clip holds the gradient back.
+    """PPO's clipped surrogate (arXiv 1707.06347), and 1 where the clip removes the gradient.
 
-    -min(ratio * A, clip(ratio, 1 - low, 1 + high) * A), of tokens [T] or sequences.
+    -min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A), for each token or each sequence.
     """
     ratio = log_ratio.exp()
     gain = ratio * advantages
@@ -287,19 +302,20 @@ KL_ESTIMATORS: "dict[str, Callable[[Tensor], Tensor]]" = {
     "k2": lambda d: d.square() / 2,
     "k3": lambda d: (-d).exp() + d - 1,
 }
-"""Estimates of KL(policy || reference) from d = log(policy / reference) of a token that the policy
-sampled (Schulman, "Approximating KL divergence"): k1 is unbiased, k2 has little variance and a
-bias, k3 is unbiased and never negative."""
+"""Estimators of KL(policy || reference) from d = log(policy / reference) of a token that the policy
+sampled (Schulman, "Approximating KL divergence"). k1 is unbiased, k2 has a low variance and a bias,
+k3 is unbiased and never negative."""
 
 REFERENCES = ("frozen", "ema")
+"""Choices of `LossConfig.reference`."""
 
 
 def reference_kl(inputs: LossInputs, config: LossConfig, log_ratio: "Tensor") -> "Tensor":
-    """kl_weight * KL to the reference of each token [T]; zeros where no reference is held.
+    """kl_weight times the estimated KL to the reference of each token: [T]; 0 without a reference.
 
     With `kl_ratio` the estimate is multiplied by exp(log_ratio), with gradient: the importance
-    weight of a token of the old policy (DeepSeek-V3.2, arXiv 2512.02556). Its gradient is then
-    that of the KL itself; without the ratio that holds for k2 only, and on-policy only.
+    weight of a token that the old policy sampled (DeepSeek-V3.2, arXiv 2512.02556). The expected
+    gradient is then that of the KL itself. Without the ratio this holds only for k2 on-policy.
     """
     if inputs.ref_logprobs is None:
         return inputs.logprobs.new_zeros(inputs.logprobs.shape)
@@ -308,8 +324,11 @@ def reference_kl(inputs: LossInputs, config: LossConfig, log_ratio: "Tensor") ->
 
 
 def kl_metrics(inputs: LossInputs) -> "dict[str, Tensor]":
-    """Token means of k3: kl/old is KL(old || current), from the old policy's tokens, kl/reference
-    that to the reference, if one is held, of the policy that sampled."""
+    """Token means of the estimator k3, for the log.
+
+    kl/old estimates KL(old || current). kl/reference, if a reference is held, estimates the KL from
+    the policy to it.
+    """
     k3 = KL_ESTIMATORS["k3"]
     metrics = {"kl/old": inputs.token_mean(k3(-inputs.log_ratio.detach()))}
     if inputs.ref_logprobs is not None:
@@ -342,7 +361,7 @@ LOSS_KEYS: dict[str, frozenset[str]] = {
     "rloo": _CLIP,
     "reinforce_pp": _CLIP,
 }
-"""The constants each objective reads; `LossConfig.validate` refuses the others."""
+"""Objective -> constants that it reads. `LossConfig.validate` refuses other constants."""
 
 _REFERENCE_KEYS = frozenset({"kl_weight", "kl_estimator", "kl_ratio", "reference", "ema_decay"})
-"""The keys that every objective reads, if kl_weight is above 0."""
+"""Keys that every objective reads if kl_weight is above 0."""

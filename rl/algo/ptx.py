@@ -5,13 +5,13 @@ of it is trained) or `prompt` + `completion` (the completion is trained). Where 
 file, or demonstrations that a source generates) is decided by rl/build.py.
 """
 
-import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from conjoint.envs.sources.rows import open_rows
 from conjoint.envs.types import ConjointError, Message, derive_seed
 from conjoint.rollouts.schedule import SCHEDULES, scheduled
 
@@ -83,32 +83,17 @@ class PtxRenderer(Protocol):
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """(place, row) of a .jsonl or .parquet file; place is "FILE, line N" for error messages."""
-    if not path.is_file():
-        raise ConjointError(f"ptx.source: {path} is not a file; give a .jsonl or .parquet path")
-    if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        for number, row in enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1):
-            yield f"{path}, row {number}", {k: v for k, v in row.items() if v is not None}
-        return
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield f"{path}, line {number}", _parse(line, f"{path}, line {number}")
+    """(place, row) of a .jsonl or .parquet file without the fields that are null; place is
+    "FILE line N" for error messages."""
+    where, rows = open_rows(path)
+    for number, row in rows:
+        yield f"{path} {where} {number}", {k: v for k, v in row.items() if v is not None}
 
 
-def _parse(line: str, place: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ConjointError(f"{place}: not JSON ({error.msg} at column {error.colno})") from None
-
-
-def render_row(row: Any, renderer: PtxRenderer, place: str, max_tokens: int) -> PtxRow:
+def render_row(
+    row: Mapping[str, Any], renderer: PtxRenderer, place: str, max_tokens: int
+) -> PtxRow:
     """Tokens and trained mask of one row. Raises ConjointError naming `place` and the field."""
-    if not isinstance(row, Mapping):
-        raise ConjointError(f"{place}: expected an object, found {type(row).__name__}")
     if "messages" in row:
         rendered = _render_messages(
             _messages(row["messages"], f"{place}, messages"), renderer, place
@@ -190,6 +175,12 @@ def _messages(value: Any, place: str) -> list[Message]:
 def _string(value: Any, place: str) -> str:
     if not isinstance(value, str) or not value:
         raise ConjointError(f"{place}: expected a text that is not empty, found {value!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ConjointError(
+            f"{place}: holds an unpaired surrogate, which is not text; remove it"
+        ) from error
     return value
 
 

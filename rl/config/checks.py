@@ -1,14 +1,15 @@
-"""What a configuration is refused for: values that contradict each other, sizes that do not fit.
+"""Refuses configurations whose values contradict each other or whose sizes do not fit.
 
-Each part's own `validate` knows the part; here is what concerns several. Every refusal is one
-sentence that names the keys, and comes before anything loads.
+Rules within one part stand in that part's own `validate`. This file holds the rules that join
+several parts. Each refusal is a ConjointError of one sentence that names the keys. All of them come
+before anything loads.
 """
 
-from dataclasses import fields
-from typing import TYPE_CHECKING
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
 
 from conjoint.envs.types import CALIBRATION, ConjointError
-from conjoint.rewards.base import JUDGED
+from conjoint.rewards.registry import always_judged, may_ask_judge
 from conjoint.rl.config.overrides import suggest
 from conjoint.rl.learner.deepspeed_config import deepspeed_config
 
@@ -24,12 +25,21 @@ _PARALLEL = {
 """Raw vLLM keys that would change how many processes an engine has."""
 
 
+def validate_parts(config: Any) -> None:
+    """Call `validate()` of every part inside a config, of inner parts first; a part without rules
+    has none.
+
+    A part in a dict is validated by its owner, which knows its key (tasks.KIND).
+    """
+    for field in fields(config):
+        part = getattr(config, field.name)
+        if is_dataclass(part):
+            validate_parts(part)
+            getattr(part, "validate", lambda: None)()
+
+
 def validate(cfg: "Config") -> None:
-    """Checks of each part, then of what concerns several."""
-    for part in fields(cfg):
-        check = getattr(getattr(cfg, part.name), "validate", None)
-        if check is not None:
-            check()
+    """Check the parts, which are valid each by itself, against each other. Raises ConjointError."""
     if cfg.num_steps < 1:
         raise ConjointError(f"num_steps={cfg.num_steps} must be at least 1")
     if not cfg.model:
@@ -60,14 +70,13 @@ def validate(cfg: "Config") -> None:
 
 
 def _validate_tasks(cfg: "Config") -> None:
+    """Rules on task kinds; each must have a reward, and keys by kind must name a known kind."""
     for kind, task in cfg.tasks.items():
         if kind == "critic":
             raise ConjointError(
                 "tasks.critic: critic tasks come from critic.refine, not from tasks"
             )
-        if task.weight < 0 or task.heldout < 0:
-            raise ConjointError(f"tasks.{kind}.weight and tasks.{kind}.heldout must be 0 or more")
-        task.agent.check(f"tasks.{kind}.agent")
+        task.validate(f"tasks.{kind}")
         if task.agent.run and cfg.rollout.max_turns < 2:
             raise ConjointError(
                 f"tasks.{kind}.agent.run asks the policy again and again; allow it more than "
@@ -79,8 +88,6 @@ def _validate_tasks(cfg: "Config") -> None:
                 f"tasks.{kind}.agent.run cannot be held back by rollout.segment_tokens="
                 f"{cfg.rollout.segment_tokens}; set it to 0"
             )
-        if task.datasets and task.path is not None:
-            raise ConjointError(f"give tasks.{kind}.path or tasks.{kind}.datasets, not both")
         if task.datasets and "logic" not in cfg.reward.kinds.get(kind, ()):
             raise ConjointError(
                 f"tasks.{kind}.datasets is verified by the logic reward; set "
@@ -116,12 +123,12 @@ def _validate_tasks(cfg: "Config") -> None:
 
 
 def _validate_confidence(cfg: "Config") -> None:
-    """A confidence is paid by what a verifier proves, and asked for in a prompt that is ours."""
+    """A stated confidence needs a verifier to pay it, and a prompt of ours to ask for it."""
     for kind, task in cfg.tasks.items():
         rewards = cfg.reward.kinds.get(kind, [])
         if not task.confidence:
             continue
-        if JUDGED.issuperset(rewards):
+        if all(map(always_judged, rewards)):
             raise ConjointError(
                 f"tasks.{kind}.confidence is paid by what a verifier proves, and {kind} is only "
                 f"judged ({', '.join(rewards)}); add the rubric 'calibrated' to reward.rubrics for "
@@ -147,11 +154,13 @@ def _validate_confidence(cfg: "Config") -> None:
             f"reward.weights.{CALIBRATION} has no effect: no task kind states a confidence; set "
             "tasks.KIND.confidence=true"
         )
+    cfg.nano.validate()  # with the kinds that state one
 
 
 def _validate_judge(cfg: "Config") -> None:
-    """The judge's own engine, and what needs evaluations of the critic between start and end."""
+    """Refuse keys whose evaluations never run, and an engine for a judge that cannot have one."""
     judge, evaluation = cfg.judge, cfg.eval
+    # Evaluations at start and end are too early and too late to promote a judge or stop a run.
     between = 0 < evaluation.every < cfg.num_steps and evaluation.judge_pairs
     for key, asked in (
         ("judge.policy=promoted", judge.policy == "promoted"),
@@ -164,7 +173,7 @@ def _validate_judge(cfg: "Config") -> None:
             )
     if not judge.has_own_engine:
         return
-    if not any(JUDGED & set(cfg.reward.kinds[kind]) for kind in cfg.kinds):
+    if not any(may_ask_judge(name) for kind in cfg.kinds for name in cfg.reward.kinds[kind]):
         raise ConjointError(
             f"judge.policy={judge.policy} has no effect: no task kind has a reward that asks a "
             "judge; leave it out"
@@ -177,7 +186,7 @@ def _validate_judge(cfg: "Config") -> None:
 
 
 def _validate_files(cfg: "Config") -> None:
-    """Experiments leave a path empty where only the user has the file."""
+    """Refuse an empty path: an experiment leaves it to the user to name the file."""
     missing = [f"tasks.{kind}.path" for kind, task in cfg.kinds.items() if task.path == ""]
     if cfg.ptx.enabled and not cfg.ptx.source:
         missing.append("ptx.source")
@@ -190,6 +199,7 @@ def _validate_files(cfg: "Config") -> None:
 
 
 def _validate_sizes(cfg: "Config") -> None:
+    """A prompt with its answer must fit in the engine, and any sequence in one micro-batch."""
     rollout, learner = cfg.rollout, cfg.learner
     if rollout.groups_per_step % learner.updates_per_batch:
         raise ConjointError(
@@ -215,7 +225,11 @@ def _validate_sizes(cfg: "Config") -> None:
 
 
 def _validate_nucleus(cfg: "Config") -> None:
-    """The ratio of learner and engine holds a token's share of its nucleus, which must be kept."""
+    """Nucleus sampling needs per-token importance weights.
+
+    The engine renormalises over the nucleus, so learner over engine probability is the mass of the
+    nucleus, between top_p and 1, even without numerical error. The weights must contain this ratio.
+    """
     for kind, top_p in cfg.rollout.top_p.items():
         if top_p == 1:
             continue
@@ -233,6 +247,7 @@ def _validate_nucleus(cfg: "Config") -> None:
 
 
 def _validate_devices(cfg: "Config") -> None:
+    """Backends, transports and shares of GPUs must be able to work together."""
     rollout, learner = cfg.rollout, cfg.learner
     if parallel := sorted(set(rollout.vllm) & _PARALLEL):
         raise ConjointError(
@@ -261,6 +276,7 @@ def _validate_devices(cfg: "Config") -> None:
         raise ConjointError(
             "rollout.sleep drops the answers that are under way; it needs rollout.max_staleness=0"
         )
+    # One GPU is shared if both sides ask for a fraction and the fractions add up to at most 1.
     gpu = rollout.gpus_per_engine * rollout.engines + learner.gpus_per_rank
     shared = 0 < rollout.gpus_per_engine < 1 and 0 < learner.gpus_per_rank < 1 and gpu <= 1
     asked = ["rollout.sleep=true"] if rollout.sleep else []

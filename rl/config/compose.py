@@ -1,4 +1,8 @@
-"""Command line and YAML -> a validated config: Hydra composes, pydantic types, `checks` refuses."""
+"""Command line and YAML -> a validated config.
+
+Hydra composes the files and overrides, pydantic checks the types, `checks.py` refuses values that
+contradict each other.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -6,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from conjoint.envs.types import ConjointError
-from conjoint.rl.config.checks import validate
+from conjoint.rl.config.checks import validate, validate_parts
 from conjoint.rl.config.overrides import checked, one_line, refuse_unknown, type_error, unreadable
 from conjoint.rl.config.tree import Config
 
@@ -15,10 +19,14 @@ C = TypeVar("C", bound=Config)
 
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+"""Folder of the YAML files."""
 
 
 def load_config(overrides: Sequence[str]) -> Config:
-    """A run's config: `configs/train.yaml` with overrides, validated. Raises ConjointError."""
+    """The config of a run: `configs/train.yaml` with `overrides` (KEY=VALUE), validated.
+
+    Raises ConjointError for a key, value or combination that cannot be used.
+    """
     return from_dict(compose(overrides))
 
 
@@ -28,8 +36,12 @@ def compose(
     root: type = Config,
     file: str = "train",
 ) -> dict[str, Any]:
-    """The plain dict that Hydra makes of `configs/FILE.yaml` (of `base` instead, if given) and
-    overrides; `root` is the dataclass that it is for."""
+    """Compose `configs/FILE.yaml` and overrides into a plain dict of keys and values.
+
+    `base`, if given, takes the place of the file: a resumed run gives its stored config. `root` is
+    the dataclass whose fields are the valid keys. Raises ConjointError for an override or a YAML
+    file that Hydra cannot read.
+    """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
@@ -39,9 +51,11 @@ def compose(
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    # `experiment` picks a file but is no field of the config.
     mine = {f.name for f in fields(root)} | ({"experiment"} if issubclass(root, Config) else set())
     groups = {name: files for name, files in config_groups().items() if name in mine}
     ready = [checked(override, root, groups) for override in overrides]
+    # Hydra's state is global: without this a second call in one process is refused.
     GlobalHydra.instance().clear()
     # Every key exists with its default, so that Hydra knows which ones a user may set.
     ConfigStore.instance().store(name="defaults_of_code", node=asdict(root()))
@@ -61,40 +75,46 @@ def compose(
 
 
 def config_groups() -> dict[str, list[str]]:
-    """The folders of configs/ that a user picks one file of."""
+    """Folder of configs/ -> names of its files. A user picks one file of a folder: optim=muon."""
     folders = [f for f in CONFIG_DIR.iterdir() if f.is_dir() and f.name != "rubrics"]
     found = {f.name: sorted(p.stem for p in f.glob("*.yaml")) for f in folders}
     return {name: files for name, files in found.items() if files}
 
 
 def from_dict(data: Mapping[str, Any], root: type[C] = Config) -> C:
-    """A validated config; unknown keys and wrong types are named with their path. `root` is Config,
-    or what extends it."""
+    """A validated config from nested keys and values. `root` is Config or a subclass.
+
+    Raises ConjointError, which names an unknown key or a wrong type with its path, or the keys of
+    values that cannot be.
+    """
     config = typed(root, data)
     validate(config)
     return config
 
 
 def typed(root: type[T], data: Mapping[str, Any]) -> T:
-    """The dataclass with its values. Raises ConjointError naming an unknown key or a wrong type."""
+    """An instance of the dataclass `root`, types checked and every part valid by itself.
+
+    Raises ConjointError, which names an unknown key or a wrong type with its path, or the key of a
+    value that a part refuses. The rules of `root` itself are left to the caller.
+    """
     from pydantic import TypeAdapter, ValidationError
 
     refuse_unknown(root, data)
     try:
-        return TypeAdapter(root).validate_python(data)
+        config = TypeAdapter(root).validate_python(data)
     except ValidationError as error:
         first = error.errors()[0]
-        cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, ConjointError):
-            raise cause from error
         where = ".".join(map(str, first["loc"]))
         raise ConjointError(
             type_error(where, first["input"], first["type"], first["msg"].lower())
         ) from error
+    validate_parts(config)
+    return config
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
-    """One sentence for what Hydra says in several lines."""
+    """One sentence in place of Hydra's message of several lines."""
     for override in overrides:
         if override.startswith("~"):
             return f"{override} removes nothing: the key is not set"

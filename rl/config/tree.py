@@ -1,7 +1,8 @@
-"""Hydra composes configs/ into one dataclass tree, which is checked once, before anything loads.
+"""The configuration of a run: one tree of dataclasses, checked once, before anything loads.
 
-Each part's dataclass sits beside what it configures and holds the defaults; YAML only picks other
-values. Below this file nobody sees a DictConfig.
+The dataclass of each part stands beside the code that it configures and holds the defaults. YAML
+files in configs/ only pick other values. `compose.py` builds the tree; no other module sees Hydra's
+DictConfig.
 """
 
 from dataclasses import dataclass, field, replace
@@ -9,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from conjoint.envs.task_config import TaskConfig
 from conjoint.rewards.budget import BudgetConfig
 from conjoint.rewards.judge.config import JudgeConfig
+from conjoint.rewards.registry import RewardConfig
 from conjoint.rewards.sandbox.base import SandboxConfig
-from conjoint.rewards.scoring import RewardConfig
 from conjoint.rl.algo.advantages import AdvantageConfig
 from conjoint.rl.algo.losses import LossConfig
 from conjoint.rl.algo.mismatch import MismatchConfig
@@ -32,22 +33,26 @@ from conjoint.rollouts.schedule import progress_of
 
 @dataclass(frozen=True, slots=True)
 class Config:
+    """Root of the tree; `conjoint train` takes its fields as keys."""
+
     name: str = "joint"
     """Name of the run and of its default folder."""
     model: str = "nano"
-    """nano, smollm2-135m, a folder that from_pretrained opens, or a hub id."""
+    """Start policy: nano, smollm2-135m, a folder that from_pretrained opens, or a hub id."""
     num_steps: int = 40
+    """Steps of the run. Each trains on one batch and syncs the weights once."""
     seed: int = 0
+    """Seed of the run's random draws. Held-out tasks have eval.seed, nano's SFT has sft.seed."""
     run_dir: str | None = None
-    """Default: runs/NAME-TIME."""
+    """Folder of the run. Default: runs/NAME-TIME."""
     resume: str | None = None
-    """Folder of an interrupted run, to go on from its last checkpoint, or one of its checkpoints
-    (RUN_DIR/checkpoints/step-000010)."""
+    """Folder of an interrupted run, which continues from its newest checkpoint, or one of its
+    checkpoints (RUN_DIR/checkpoints/step-000010)."""
     resume_allow: list[str] = field(default_factory=list)
-    """Keys that a resumed run may change although they change what is trained; see
+    """Keys that a resumed run may change although they affect what is trained; see
     rl/resume/resume.py."""
     replay: str | None = None
-    """Folder of a stored batch (RUN_DIR/dumps/step-000012), to run the learner alone on it."""
+    """Folder of a stored batch (RUN_DIR/dumps/step-000012); the learner alone runs on it."""
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
@@ -71,7 +76,7 @@ class Config:
 
     @property
     def kinds(self) -> dict[str, TaskConfig]:
-        """Task kinds that take part: a weight above 0, and a reward that is on."""
+        """Task kinds of the mixture: those with a weight above 0 and a reward that is on."""
         return {
             kind: task
             for kind, task in self.tasks.items()
@@ -80,18 +85,21 @@ class Config:
 
     @property
     def confident(self) -> list[str]:
-        """The task kinds that take part and state a confidence."""
+        """Task kinds of the mixture whose answers state a confidence."""
         return [kind for kind, task in self.kinds.items() if task.confidence]
 
     @property
     def nano(self) -> SftConfig:
-        """How nano is made for this run: its demonstrations state what the tasks ask for."""
+        """SFT settings of the nano policy for this run.
+
+        Its demonstrations state a confidence for each kind whose tasks ask for a confidence.
+        """
         stated = {kind for kind in self.confident if kind in self.sft.rows}
         return replace(self.sft, confidence=sorted(stated.union(self.sft.confidence)))
 
     @property
     def scheduled(self) -> bool:
-        """Whether a schedule runs over `num_steps`."""
+        """Whether a schedule runs over `num_steps`, so that changing `num_steps` moves it."""
         temperature = self.rollout.temperature
         return (
             self.optim.schedule != "constant"
@@ -102,15 +110,14 @@ class Config:
 
     @property
     def asked(self) -> Asked:
-        """How the run asks its judge."""
+        """Judge settings and rubrics of this run."""
         return Asked(self.judge, tuple(self.reward.rubrics))
 
     def budget_of(self, kind: str, step: int = 0) -> int:
-        """Sampled tokens that one answer of this kind may have in the step that `step` others come
-        before."""
+        """Token budget of one answer of `kind` at 0-based `step`."""
         progress = progress_of(step, self.num_steps)
         return self.budget.of(kind, self.rollout.max_tokens, progress)
 
     def largest_budget_of(self, kind: str) -> int:
-        """The most it may have in any step, and in every evaluation."""
+        """Largest token budget of `kind` over all steps. Evaluations use this budget."""
         return self.budget.largest(kind, self.rollout.max_tokens)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from conjoint.rollouts.weights.shm_sender import SharedMemorySender
 
 NAME = "judge"
-"""Of the folder, in a run folder and in a checkpoint."""
+"""Name of the snapshot's folder, in a run folder and in a checkpoint."""
 
 
 class SnapshotEngine(Sampler, Protocol):

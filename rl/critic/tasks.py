@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from conjoint.envs.types import ConjointError, Group, Status, Task, Trajectory, derive_seed
-from conjoint.rewards.base import JUDGED
 from conjoint.rewards.judge.config import JudgeConfig
 from conjoint.rewards.judge.pairs import is_blank
 from conjoint.rewards.judge.prompt import judge_messages
@@ -28,7 +27,7 @@ class CriticConfig:
     pairs_per_step: int = 4
     pairs_per_group: int = 1
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         if not self.weight > 0:
             raise ConjointError(
                 f"critic.weight must be above 0; got {self.weight} "
@@ -94,7 +93,7 @@ def verified(trajectory: Trajectory) -> float | None:
     """
     if trajectory.status is not Status.COMPLETED:
         return None
-    values = [score.value for score in trajectory.checks if score.name not in JUDGED]
+    values = [score.value for score in trajectory.checks if not score.judged]
     known = [value for value in values if value is not None]
     return min(known) if known and len(known) == len(values) else None
 

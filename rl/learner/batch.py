@@ -1,8 +1,11 @@
-"""Groups and PTX rows -> packed token arrays: the one place where lists become tensors.
+"""Groups and PTX rows -> packed token arrays: the one place where lists become arrays.
 
-Arrays are numpy (picklable, no torch). A micro-batch is pieces laid end to end without padding: a
-whole sequence, or the prompt of a group once and then each of its answers. Only the tokens that a
-loss uses are listed, by their place in it.
+Arrays are numpy, so that they can be pickled and need no torch. A micro-batch is one row of pieces,
+laid end to end without padding. A piece is a whole sequence, or the shared prompt of a group, or
+one answer that continues such a prompt. Tokens that a loss uses are listed by their place in the
+row; the others are context.
+
+Shapes: N tokens and S pieces of a row, P trained policy tokens and Q trained PTX tokens.
 """
 
 from collections.abc import Sequence
@@ -22,77 +25,85 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class PackedRow:
-    """N tokens of S pieces. A piece attends to itself, causally, and to the piece it continues."""
+    """N tokens of S pieces. A piece attends causally to itself and to the piece it continues."""
 
     tokens: NDArray[np.int64]
-    """[N]"""
+    """[N], token ids."""
     positions: NDArray[np.int64]
-    """[N], of the token in its sequence: those of an answer go on from its prompt's."""
+    """[N], 0-based position of the token in its sequence. An answer continues its prompt's."""
     lengths: NDArray[np.int64]
-    """[S], sum N."""
+    """[S], tokens of each piece; their sum is N."""
     prefixes: NDArray[np.int64]
-    """[S], the piece that this one continues, which stands before it; -1 for none."""
+    """[S], index of the piece that this piece continues, always an earlier one; -1 for none."""
 
     @staticmethod
     def single(tokens: Sequence[int]) -> "PackedRow":
-        """One whole sequence."""
+        """A row of one whole sequence."""
         ids = np.array(tokens, np.int64)
         return PackedRow(ids, np.arange(len(ids)), np.array([len(ids)]), np.array([-1]))
 
 
 @dataclass(slots=True)
 class MicroBatch(PackedRow):
-    """P trained policy tokens and Q trained PTX tokens of a packed row."""
+    """A packed row, with P trained policy tokens and Q trained PTX tokens."""
 
     policy_targets: NDArray[np.int64]
-    """[P], the place of each."""
+    """[P], place in the row of each trained policy token."""
     policy_places: NDArray[np.int64]
-    """[P], the place before it in its sequence, whose logits predict it."""
+    """[P], place of the token before it in its sequence. The logits there predict it."""
     policy_sequence: NDArray[np.int64]
-    """[P], which of the S pieces."""
+    """[P], index of the token's piece, 0..S-1."""
     behavior_logprobs: NDArray[np.float32]
-    """[P]"""
+    """[P], log-prob that the engine reported when it sampled the token."""
     versions: NDArray[np.int64]
-    """[P], of the weights that sampled the token."""
+    """[P], version of the weights that sampled the token."""
     advantages: NDArray[np.float32]
-    """[P]"""
+    """[P], advantage of the token's answer."""
     temperatures: NDArray[np.float32]
-    """[P], the sampling temperature."""
+    """[P], sampling temperature of the token."""
     top_ps: NDArray[np.float32]
-    """[P], the share of the likeliest tokens that the token was drawn from; 1 is all of them."""
+    """[P], probability mass of the nucleus that the token was sampled from; 1 is the vocabulary."""
     kinds: NDArray[np.int64]
-    """[P], index into `Batch.kinds`."""
+    """[P], task kind of the token, as an index into `Batch.kinds`."""
     ptx_targets: NDArray[np.int64]
-    """[Q]"""
+    """[Q], place in the row of each trained PTX token. The place before it predicts it."""
 
 
 @dataclass(slots=True)
 class Update:
-    """The data of one optimizer update, and its denominators over all ranks."""
+    """Data of one optimizer update, and the denominators of its losses."""
 
     shards: list[list[MicroBatch]]
-    """One list a rank, all of the same length; a rank without work gets empty micro-batches."""
+    """Micro-batches of each rank. All lists are equally long: ranks run micro-batches in step, and
+    a rank without work gets empty ones."""
     num_sequences: int
+    """Trained trajectories, over all ranks."""
     num_tokens: int
+    """Trained policy tokens, over all ranks."""
     num_ptx_tokens: int
+    """Trained PTX tokens, over all ranks."""
 
 
 @dataclass(slots=True)
 class Batch:
-    """Everything the learner needs for one step."""
+    """Data of one step, for the learner."""
 
     updates: list[Update]
     kinds: tuple[str, ...]
+    """Task kinds of the step's groups, sorted. `MicroBatch.kinds` indexes them."""
     ptx_weight: float
+    """Weight of the PTX loss in this step."""
 
     def shard(self, rank: int) -> "Batch":
-        """The same batch with the micro-batches of one rank only."""
+        """The batch with the micro-batches of `rank` only. Denominators stay those of all ranks."""
         updates = [replace(update, shards=[update.shards[rank]]) for update in self.updates]
         return Batch(updates, self.kinds, self.ptx_weight)
 
 
 @dataclass(frozen=True, slots=True)
 class _Policy:
+    """A trajectory to train on; `kind` is an index into `Batch.kinds`."""
+
     trajectory: Trajectory
     kind: int
 
@@ -107,6 +118,8 @@ class _Policy:
 
 @dataclass(frozen=True, slots=True)
 class _Ptx:
+    """A PTX row to train on."""
+
     row: "PtxRow"
 
     @property
@@ -120,7 +133,7 @@ class _Ptx:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Sequences that begin with the same `shared` tokens, which are laid down once (0: none)."""
+    """Sequences with the same first `shared` tokens, which the row holds once. 0 shares none."""
 
     shared: int
     members: Sequence[_Policy | _Ptx]
@@ -130,13 +143,15 @@ class _Block:
         return self.shared + sum(len(m.tokens) - self.shared for m in self.members)
 
     def cost(self, cost: TokenCost) -> float:
+        """Estimated work of the block, in the units of `cost`."""
         own = [
             cost.of(len(m.tokens) - self.shared, self.shared, sum(m.trained)) for m in self.members
         ]
         return cost.of(self.shared, 0, 0) + sum(own)
 
     def split(self, parts: int) -> "list[_Block]":
-        """The members dealt out as evenly as they come, each part with the shared tokens anew."""
+        """Split the members into `parts` blocks of nearly equal count. Each repeats the shared
+        tokens."""
         groups = np.array_split(np.arange(len(self.members)), parts)
         return [_Block(self.shared, [self.members[i] for i in group]) for group in groups]
 
@@ -148,11 +163,13 @@ def make_batch(
     ptx_weight: float,
     cost: TokenCost = BY_TOKENS,
 ) -> Batch:
-    """Cut one step's data into updates, ranks and micro-batches; deterministic.
+    """Cut the data of one step into updates, ranks and micro-batches; deterministic.
 
-    Groups stay whole in one update and are dealt to the updates kind by kind, so that each sees
-    every kind. `cost` is what micro-batches are balanced by. Raises StopRun when nothing is
-    trainable, ConjointError for a sequence that is too long.
+    All trajectories of a group go into one update. Groups are dealt to the updates kind by kind, so
+    that each update sees every kind. `cost` estimates the work that micro-batches are balanced by.
+
+    Raises StopRun if no trajectory can be trained on, and ConjointError for a sequence longer than
+    a micro-batch.
     """
     names = tuple(sorted({group.task.kind for group in groups}))
     dealt = sorted((g for g in groups if _trained(g)), key=lambda g: (g.task.kind, g.index))
@@ -161,6 +178,7 @@ def make_batch(
     count = min(config.updates_per_batch, len(dealt))
     updates = []
     for u in range(count):
+        # Every `count`-th group of a list that is sorted by kind: each kind is spread evenly.
         mine = sorted(dealt[u::count], key=lambda g: g.index)
         policy = [[_Policy(t, names.index(g.task.kind)) for t in _trained(g)] for g in mine]
         updates.append(
@@ -170,7 +188,7 @@ def make_batch(
 
 
 def heldout_batch(rows: Sequence["PtxRow"], config: LearnerConfig) -> Batch:
-    """PTX rows alone, to be measured and not trained."""
+    """A batch of PTX rows alone, to measure their loss without training on them."""
     return Batch([_make_update([], [_Ptx(row) for row in rows], config, BY_TOKENS)], (), 0.0)
 
 
@@ -181,6 +199,7 @@ def _trained(group: Group) -> list[Trajectory]:
 def _make_update(
     policy: list[list[_Policy]], ptx: list[_Ptx], config: LearnerConfig, cost: TokenCost
 ) -> Update:
+    """Pack the groups (`policy`: one list of members each) and PTX rows of one update."""
     for sequence in (*(m for members in policy for m in members), *ptx):
         _check(sequence, config.tokens_per_microbatch)
     blocks = [
@@ -201,6 +220,7 @@ def _make_update(
     )
     packed = [_pack([blocks[i] for i in members]) for members in bins]
     return Update(
+        # Bins are sorted by cost, so micro-batches that ranks run side by side cost about the same.
         shards=[packed[rank :: config.ranks] for rank in range(config.ranks)],
         num_sequences=sum(len(members) for members in policy),
         num_tokens=sum(len(m.policy_targets) for m in packed),
@@ -209,6 +229,8 @@ def _make_update(
 
 
 def _check(sequence: _Policy | _Ptx, capacity: int) -> None:
+    """Raises ConjointError for a sequence above `capacity` tokens, ValueError for an impossible
+    trajectory."""
     if len(sequence.tokens) > capacity:
         raise ConjointError(
             f"a sequence of {len(sequence.tokens)} tokens does not fit in "
@@ -223,19 +245,25 @@ def _check(sequence: _Policy | _Ptx, capacity: int) -> None:
 
 
 def _shared_prompt(members: Sequence[_Policy]) -> int:
-    """How many tokens before the first sampled one all members have in common."""
+    """Number of leading context tokens that all members have in common."""
     length = min(m.trained.index(True) for m in members)
+    # [members, length]; the running product turns to 0 at the first token that differs.
     table = np.array([m.tokens[:length] for m in members])
     return int((table == table[0]).all(0).cumprod().sum())
 
 
 def _divided(blocks: list[_Block], config: LearnerConfig, cost: TokenCost) -> list[_Block]:
-    """Blocks that fit into a micro-batch, none dearer than a rank's even share where it can be."""
+    """Split blocks until each fits into a micro-batch and costs about a rank's share or less.
+
+    A single sequence is never split, so a long one may still cost more.
+    """
     capacity = config.tokens_per_microbatch
     share = sum(block.cost(cost) for block in blocks) / config.ranks
     done = []
     for block in blocks:
+        # More parts balance ranks better, but each one computes the shared prompt again.
         parts = min(len(block.members), max(1, round(block.cost(cost) / share)))
+        # It ends: `_check` has made sure that a part of one member fits.
         while any(part.length > capacity for part in block.split(parts)):
             parts += 1
         done += block.split(parts)
@@ -245,15 +273,16 @@ def _divided(blocks: list[_Block], config: LearnerConfig, cost: TokenCost) -> li
 def balanced_bins(
     costs: Sequence[float], sizes: Sequence[int], capacity: int, multiple: int
 ) -> list[list[int]]:
-    """Indices of items in bins of total size at most `capacity`, as even in cost as dearest-first
-    into the cheapest bin with room makes them.
+    """Distribute items over bins of nearly equal cost and at most `capacity` total size.
 
-    The number of bins is a multiple of `multiple`; some may be empty. Dearest bin first, so that
-    neighbours, which ranks run side by side, cost about the same. Each size must fit in a bin.
+    Greedy: the most expensive item left goes into the cheapest bin with room. Returns the indices
+    of each bin's items, most expensive bin first. The number of bins is a multiple of `multiple`;
+    some may be empty. Each size must be at most `capacity`.
     """
     order = sorted(range(len(sizes)), key=lambda i: (-costs[i], -sizes[i]))
     needed = max(1, -(-sum(sizes) // capacity))
     count = -(-needed // multiple) * multiple
+    # The fewest bins come first; if the greedy choice leaves an item without room, add bins.
     while True:
         bins: list[list[int]] = [[] for _ in range(count)]
         loads, room = [0.0] * count, [capacity] * count
@@ -272,16 +301,19 @@ def balanced_bins(
 
 
 def _pack(blocks: Sequence[_Block]) -> MicroBatch:
+    """Lay the pieces of all blocks end to end into one row."""
     pieces = [piece for block in blocks for piece in _pieces(block)]
     lengths = np.array([p.length for p in pieces], np.int64)
-    starts = np.cumsum(lengths) - lengths
+    starts = np.cumsum(lengths) - lengths  # [S], place of each piece's first token
+    # [S]; `prefix` is relative to the piece, as blocks do not know where in the row they lie.
     prefixes = np.array([i + p.prefix if p.prefix else -1 for i, p in enumerate(pieces)], np.int64)
 
     def places(piece: int, offset: int) -> NDArray:
-        """Of the piece's trained tokens; with offset -1, of those before them."""
+        """Places of the piece's trained tokens, or of their predecessors with offset -1."""
         p, start = pieces[piece], starts[piece]
         found = start + p.targets + offset
-        # What comes before an answer's first token is the last token of its prompt.
+        # The predecessor of an answer's first token is the last token of its prompt, which need not
+        # lie beside it: other answers to the prompt may stand between.
         return np.where(found < start, starts[piece + p.prefix] + p.begin - 1, found)
 
     policy = [(i, p, p.owner) for i, p in enumerate(pieces) if isinstance(p.owner, _Policy)]
@@ -289,11 +321,11 @@ def _pack(blocks: Sequence[_Block]) -> MicroBatch:
     counts = [len(p.targets) for _, p, _ in policy]
 
     def spread(values: list, dtype: type) -> NDArray:
-        """One value a policy sequence -> one a trained token."""
+        """One value for each policy piece -> the same value for each of its trained tokens: [P]."""
         return np.repeat(np.array(values, dtype), counts)
 
     def facts(name: str, dtype: type) -> NDArray:
-        """A field of the trajectory with one value a token, at the trained ones."""
+        """Values of a per-token field of the trajectories at the trained tokens: [P]."""
         return _join(
             [np.array(getattr(o.trajectory, name))[p.begin + p.targets] for _, p, o in policy],
             dtype,
@@ -319,15 +351,17 @@ def _pack(blocks: Sequence[_Block]) -> MicroBatch:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
+    """Consecutive tokens of one sequence, or of a shared prompt."""
+
     owner: _Policy | _Ptx | None
-    """None for a shared prompt."""
+    """The sequence; None for a shared prompt."""
     tokens: list[int]
     begin: int
-    """How many tokens of its sequence come before."""
+    """Index of the piece's first token in its sequence."""
     prefix: int
-    """Where the piece with those stands, relative to this one; 0 for none."""
+    """Index of the piece that this one continues, relative to this one (negative); 0 for none."""
     targets: NDArray[np.int64]
-    """Trained tokens, counted within the piece."""
+    """Indices of the trained tokens within the piece."""
 
     @property
     def length(self) -> int:
@@ -335,11 +369,11 @@ class _Piece:
 
 
 def _pieces(block: _Block) -> list[_Piece]:
-    """The shared tokens, if any, then what each member adds to them."""
+    """The pieces of a block: its shared tokens, if any, then the rest of each member."""
     shared, none = block.shared, np.zeros(0, np.int64)
     prompt = [_Piece(None, block.members[0].tokens[:shared], 0, 0, none)] if shared else []
     for number, member in enumerate(block.members, 1):
-        # Nothing predicts a row's first token, whatever its mask says.
+        # No logits predict the first token of a sequence, so it is left out, whatever its mask.
         trained = np.flatnonzero(member.trained[max(shared, 1) :]) + (0 if shared else 1)
         prompt.append(
             _Piece(member, member.tokens[shared:], shared, -number if shared else 0, trained)
@@ -348,5 +382,5 @@ def _pieces(block: _Block) -> list[_Piece]:
 
 
 def _join(parts: Sequence, dtype: type) -> NDArray:
-    """Concatenation that also works for no parts at all."""
+    """Concatenate the parts; an empty array if there are none, where numpy would raise."""
     return np.concatenate([np.zeros(0, dtype), *parts]).astype(dtype)

@@ -57,7 +57,6 @@ class LearnerConfig:
     """Deadline for one call: a step, a save, a load or a weight transfer."""
 
     def validate(self) -> None:
-        self.lora.validate()
         _check_choice("attention", self.attention, ATTENTIONS)
         _check_choice("dtype", self.dtype, DTYPES)
         _check_choice("zero_stage", self.zero_stage, (0, 1, 2, 3))

@@ -24,8 +24,8 @@ class MemoryEstimate:
     optimizer: int
     """Its moments, and ZeRO's fp32 copy of what is trained."""
     activations: int
-    """Of one micro-batch that is full, policy and PTX tokens alike: PTX rows are packed into the
-    same micro-batches and take none of their own."""
+    """Activations of one full micro-batch. It counts policy and PTX tokens alike: PTX rows are
+    packed into the same micro-batches and add none of their own."""
     logits: int
     """What the loss head holds at once if every token is trained."""
     reference: int

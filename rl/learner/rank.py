@@ -1,8 +1,9 @@
-"""One DeepSpeed rank: a plain class, no Ray. Owns the model, its optimizer and the update.
+"""One DeepSpeed rank: owns the model, its optimizer and the update. A plain class, without Ray.
 
-Losses are divided by global counts and multiplied by the number of ranks, because DeepSpeed
-averages gradients over ranks: any number of ranks and micro-batches gives the same update. Policy
-loss and PTX cross-entropy go through one backward.
+Each loss is divided by the token or sequence count of all ranks, then multiplied by the number of
+ranks, because DeepSpeed averages gradients over ranks. So the update does not depend on how many
+ranks and micro-batches the batch is cut into. Policy loss and PTX loss share one backward pass.
+P and Q count the trained policy and PTX tokens of a micro-batch.
 """
 
 import os
@@ -39,34 +40,36 @@ _TAG = "deepspeed"
 
 @dataclass(frozen=True, slots=True)
 class RankPlace:
-    """Which rank this is and where rank 0 listens."""
+    """Number of this rank, number of ranks (`world`), and the address where rank 0 listens."""
 
     rank: int = 0
     world: int = 1
     address: str = "127.0.0.1"
     port: int = 0
-    """0 picks a free port, which only a world of one can do."""
+    """Port of rank 0. 0 picks a free port, which other ranks could not know: world=1 only."""
 
 
 Inspect = Callable[[Update, MicroBatch, Tensor, Tensor, Tensor, Tensor], None]
-"""Called before each backward with the update, micro-batch, log-probs [P], PTX log-probs [Q], old
-log-probs [P] and loss; a replay looks for the first number that is not finite."""
+"""(update, micro-batch, log-probs [P], PTX log-probs [Q], old log-probs [P], loss), called before
+each backward pass. A replay uses it to find the first number that is not finite."""
 
 
 @dataclass(slots=True)
 class _Tokens:
-    """What one forward pass gives: P policy tokens, Q PTX tokens."""
+    """Result of one forward pass: `logprobs` and `entropy` [P] at the sampling temperature, and
+    `ptx_logprobs` [Q] at temperature 1."""
 
     logprobs: Tensor
     entropy: Tensor
     ptx_logprobs: Tensor
     anchor: Tensor
-    """Zero. On an empty micro-batch it reaches every parameter, so that the rank's gradient hooks
-    and collectives run as on the others."""
+    """Zero. On an empty micro-batch its graph reaches every parameter, so that this rank runs the
+    same gradient hooks and collectives as the others."""
 
 
 class LearnerRank:
-    """Trains, probes, sends, saves and loads. Every rank must be asked everything in one order."""
+    """Trains, sends, saves and loads. Most calls are collective: make them on all ranks, in the
+    same order."""
 
     def __init__(
         self,
@@ -78,7 +81,7 @@ class LearnerRank:
         place: RankPlace = RankPlace(),
         mismatch: MismatchConfig = UNCORRECTED,
     ) -> None:
-        """Loads the Hugging Face `folder`; `total_updates` is where the schedule ends."""
+        """Load the Hugging Face `folder`. The learning-rate schedule ends at `total_updates`."""
         self._folder, self._config, self._optim = Path(folder), config, optim
         self._loss, self._loss_config = LOSSES[loss.name], loss
         self._total_updates, self._mismatch = total_updates, mismatch
@@ -92,7 +95,8 @@ class LearnerRank:
         if self._device.type == "cpu":
             add_in_order()
         model = load_model(self._folder, config, self._device)
-        reference = Reference.held_by(loss, model, self._device)  # of the model as it was loaded
+        # Before adapters and ZeRO change the model: the reference is a copy of it as loaded.
+        reference = Reference.held_by(loss, model, self._device)
         if config.lora.rank:
             model = add_adapter(model, config.lora).train()
         head = TokenHead(model, config.logits_bytes)
@@ -115,7 +119,7 @@ class LearnerRank:
 
         deepspeed.utils.logger.setLevel("WARNING")
         if not self._config.gpus_per_rank:
-            # Else every CPU start compiles a C++ extension, which gloo does not need.
+            # Otherwise each start on a CPU compiles a C++ extension that gloo does not need.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         if not torch.distributed.is_initialized():
             port = self._place.port or free_port()
@@ -138,12 +142,12 @@ class LearnerRank:
     # -- the update ---------------------------------------------------------------------------
 
     def step(self, batch: Batch, version: int) -> dict[str, float]:
-        """One joint step on this rank's shard of `batch`; metrics are global, equal on all ranks.
+        """Train on this rank's shard of `batch`; returns metrics that are equal on all ranks.
 
-        `version` is that of the current weights: only tokens sampled by them enter the gap.
+        The engine/learner gap counts only tokens of `version`, that of the current weights.
         """
         stats = StepStats(batch.kinds, version)
-        # The first update's old log-probs are its own, detached: the weights are still the same.
+        # The first update needs no pass for old log-probs: its own still has the old weights.
         old = [self._old_logprobs(update, stats) for update in batch.updates[1:]]
         for number, update in enumerate(batch.updates):
             self._update(update, old[number - 1] if number else None, batch.ptx_weight, stats)
@@ -151,7 +155,7 @@ class LearnerRank:
         return metrics | self._muon.metrics() if self._muon else metrics
 
     def ptx_loss(self, batch: Batch) -> float:
-        """Mean cross-entropy of the PTX tokens of all ranks, without training on them."""
+        """Mean cross-entropy in nats of the PTX tokens of all ranks, without training on them."""
         (update,) = batch.updates
         with torch.no_grad():
             sums = [self._forward(micro).ptx_logprobs.sum() for micro in update.shards[0]]
@@ -170,7 +174,8 @@ class LearnerRank:
     def _update(
         self, update: Update, old: list[Tensor] | None, ptx_weight: float, stats: StepStats
     ) -> None:
-        """Forward and backward over the micro-batches, then one optimizer step."""
+        """Forward and backward over the micro-batches, then one optimizer step. `old` holds the old
+        log-probs of each micro-batch, None in the first update of a batch."""
         metrics: dict[str, Tensor] = {}
         last = len(update.shards[0]) - 1
         for number, micro in enumerate(update.shards[0]):
@@ -184,8 +189,9 @@ class LearnerRank:
             if self.inspect is not None:
                 self.inspect(update, micro, tokens.logprobs, tokens.ptx_logprobs, before, loss)
             if not torch.isfinite(loss):
-                # An infinite loss can have finite gradients: make sure that every rank skips.
+                # An infinite loss can have finite gradients. NaN makes every rank skip the update.
                 loss = loss * torch.nan
+            # Micro-batches vary in number, so DeepSpeed is told which one ends the update.
             self._engine.set_gradient_accumulation_boundary(number == last)
             self._engine.backward(loss * self._place.world)
         rate = learning_rate(self._optim, self._updates, self._total_updates)
@@ -194,6 +200,7 @@ class LearnerRank:
         norm = self._apply(rate)
         if self._muon:
             self._muon.after_step(norm is not None)
+        # A skipped update does not advance the schedule.
         self._updates += norm is not None
         if norm is not None and self._reference and self._reference.follows:
             self._reference.follow(self.named_weights())
@@ -208,13 +215,14 @@ class LearnerRank:
         ptx_weight: float,
         stats: StepStats,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """This micro-batch's share of the loss and metrics of the whole update."""
+        """The micro-batch's share of the update's loss and metrics; the shares add up."""
         inputs = LossInputs(
             logprobs=tokens.logprobs,
             old_logprobs=old_logprobs,
             weights=stats.mismatch_weights(micro, old_logprobs, self._mismatch),
             advantages=self._tensor(micro.advantages),
             sequence=self._tensor(micro.policy_sequence),
+            # All S pieces: prompts and PTX rows have no policy tokens, so they add 0 to any loss.
             local_sequences=len(micro.lengths),
             num_sequences=update.num_sequences,
             num_tokens=update.num_tokens,
@@ -232,7 +240,7 @@ class LearnerRank:
         return total, metrics
 
     def _ref_logprobs(self, micro: MicroBatch) -> Tensor | None:
-        """The reference's log-probs of the policy tokens, by the same function as the policy's."""
+        """The reference's log-probs [P], by the same function as the policy's; None without one."""
         if self._reference is None:
             return None
         without_ptx = replace(micro, ptx_targets=micro.ptx_targets[:0])
@@ -240,15 +248,14 @@ class LearnerRank:
             return self._forward(without_ptx, self._packed_reference).logprobs
 
     def _forward(self, micro: MicroBatch, model: PackedModel | None = None) -> _Tokens:
-        """Log-probs of the trained tokens; policy tokens at their sampling temperature. `model`
-        None is the policy."""
+        """Log-probs of the micro-batch's trained tokens under `model`, by default the policy."""
         count, ptx = len(micro.policy_targets), micro.ptx_targets
         targets = np.concatenate([micro.policy_targets, ptx])
         places = np.concatenate([micro.policy_places, ptx - 1])
         temperatures = np.concatenate([micro.temperatures, np.ones(len(ptx), np.float32)])
         row: PackedRow = micro
         if empty := not len(targets):
-            # The pass must still be made: DeepSpeed's collectives wait for every rank.
+            # The pass must still run: DeepSpeed's collectives wait for every rank.
             row = row if len(row.tokens) else PackedRow.single([0])
             targets, places, temperatures = np.zeros(1, int), np.zeros(1, int), None
         packed = model or self._packed
@@ -259,7 +266,8 @@ class LearnerRank:
         return _Tokens(logprobs[:count], entropy[:count], logprobs[count:], anchor)
 
     def _apply(self, rate: float) -> float | None:
-        """The optimizer step; returns the gradient norm before clipping, None if it was skipped."""
+        """One optimizer step. Returns the gradient norm before clipping, or None if the step was
+        skipped on all ranks, because a gradient was not finite."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
         if self._config.zero_stage == 0:
@@ -270,7 +278,7 @@ class LearnerRank:
                 return None
             self._engine.step()
             return norm
-        # ZeRO checks for infinity and NaN itself, over all ranks, and then drops the gradients.
+        # ZeRO itself checks the gradients of all ranks and drops them if any is not finite.
         self._engine.step()
         applied = self._engine.was_step_applied()
         return float(self._engine.get_global_grad_norm()) if applied else None
@@ -285,7 +293,7 @@ class LearnerRank:
     # -- weights ------------------------------------------------------------------------------
 
     def logprobs(self, tokens: list[int]) -> list[float]:
-        """Log-prob of tokens[1:], each given those before it, at temperature 1."""
+        """Log-prob of each of tokens[1:] given the tokens before it, at temperature 1."""
         places = np.arange(len(tokens) - 1)
         with torch.no_grad():
             row = PackedRow.single(tokens)
@@ -295,20 +303,21 @@ class LearnerRank:
         return NamedWeights(self._engine.module, gather=self._config.zero_stage == 3)
 
     def send_weights(self, sender: Any, version: int) -> Any:
-        """`sender.send(named_weights, version)` on rank 0, whose answer it returns; else None."""
+        """Return `sender.send(named_weights, version)` on rank 0, and None on other ranks."""
         weights = self.named_weights()
         if self._place.rank == 0:
             if sender != self._sender:
                 self._sender = sender
-            # Ours holds the mapped buffer or the connection; the equal one just came by pickle.
+            # Keep our own sender, which holds the buffer or connection: `sender` is a fresh copy.
             return self._sender.send(weights, version)
+        # Gathering is collective: the other ranks must make the pass that rank 0 sends from.
         if weights.gather:
             for _ in weights:
                 pass
         return None
 
     def save(self, folder: Path) -> None:
-        """Write `folder/deepspeed`, for `load`, and `folder/hf`, for `from_pretrained`."""
+        """Write `folder/deepspeed` (for `load`) and `folder/hf` (for `from_pretrained`)."""
         self._engine.save_checkpoint(
             str(folder), tag=_TAG, client_state={"updates": self._updates}, save_latest=False
         )
@@ -319,14 +328,14 @@ class LearnerRank:
             self._save_adapter(folder / "adapter")
 
     def save_model(self, folder: Path) -> None:
-        """Write what `from_pretrained` opens. Collective under ZeRO-3."""
+        """Write a folder that `from_pretrained` opens. Collective under ZeRO-3."""
         weights = {name: tensor.cpu() for name, tensor in self.named_weights()}
         if self._place.rank == 0:
             base_model(self._engine.module).save_pretrained(folder, state_dict=weights)
             copy_tokenizer(self._folder, folder)
 
     def _save_adapter(self, folder: Path) -> None:
-        """A folder that PEFT opens. Collective under ZeRO-3."""
+        """Write a folder that PEFT opens. Collective under ZeRO-3."""
         trained = [(n, p) for n, p in self._engine.module.named_parameters() if p.requires_grad]
         state = {}
         for name, parameter in trained:
@@ -336,7 +345,8 @@ class LearnerRank:
             self._engine.module.save_pretrained(str(folder), state_dict=state)
 
     def load(self, folder: Path) -> None:
-        """Continue exactly where `save` stood. The run must have the same ranks and ZeRO stage."""
+        """Restore what `save` wrote, under the same number of ranks and ZeRO stage. Raises
+        ConjointError if `folder` has no learner state."""
         if not (folder / _TAG).is_dir():
             raise ConjointError(f"{folder} holds no learner state: there is no {_TAG} folder in it")
         _, client_state = self._engine.load_checkpoint(str(folder), tag=_TAG)
@@ -344,15 +354,15 @@ class LearnerRank:
         self.load_reference(folder)
 
     def load_reference(self, folder: Path) -> None:
-        """The policy that the KL term refers to, where the loss has one."""
+        """Restore the reference policy of the KL, where the loss has one."""
         if self._reference:
             self._reference.load(folder)
 
 
 @dataclass(frozen=True, slots=True)
 class NamedWeights:
-    """(Hugging Face name, full tensor) of each parameter, tied weights once, adapters merged. With
-    `gather` (ZeRO-3) an iteration is collective: every rank must make it, to the end."""
+    """Iterates over (Hugging Face name, full tensor): tied weights once, adapters merged. With
+    `gather` (ZeRO-3) it is collective: every rank must iterate to the end."""
 
     module: torch.nn.Module
     gather: bool
@@ -372,12 +382,12 @@ class NamedWeights:
         for weight in weights_of(self.module):
             with gathered(weight.parts(), self.gather):
                 value = weight.value()
-                # A gathered tensor is freed again on leaving, so it must be copied.
+                # ZeRO-3 frees a gathered tensor when the context ends, so it must be copied.
                 yield weight.name, value.clone() if self.gather else value
 
 
 def gathered(parameters: list[torch.nn.Parameter], partitioned: bool) -> Any:
-    """A context in which the parameters are whole, whether ZeRO-3 has partitioned them or not."""
+    """A context in which the parameters are whole, also if ZeRO-3 has partitioned them."""
     if not partitioned:
         return nullcontext()
     import deepspeed

@@ -25,11 +25,11 @@ class StepStats:
         self._tokens = {"tokens/policy": 0, "tokens/ptx": 0, "tokens/sequences": 0}
 
     def add_gap(self, micro: MicroBatch, logprobs: Tensor) -> None:
-        """|engine - learner| log-prob at equal weights: tokens of other versions do not count.
+        """Add |engine - learner| log-prob of each token that the current weights drew.
 
-        The engine's is of the nucleus that it drew from, the learner's of all tokens, so the first
-        may be above the second by up to -log top_p at no fault of numerics: only what lies outside
-        of that counts.
+        `logprobs` are the learner's, [P]. Tokens of other versions do not count. With top_p < 1 the
+        engine renormalises over the nucleus, so its log-prob may exceed the learner's by up to
+        -log(top_p). Only a difference beyond that counts.
         """
         mine = torch.from_numpy(micro.versions == self._version)
         above = (torch.from_numpy(micro.behavior_logprobs) - logprobs.cpu())[mine].double()

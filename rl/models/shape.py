@@ -82,7 +82,7 @@ class ModelShape:
 
     @property
     def kv_width(self) -> int:
-        """Of the keys, and again of the values."""
+        """Elements of one token's keys in one layer; its values have as many again."""
         return self.kv_heads * self.head_dim
 
     @property

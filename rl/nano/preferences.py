@@ -32,9 +32,9 @@ class PreferenceConfig:
     path: str = ""
     """A .jsonl or .parquet file with chosen and rejected answers; "" takes none."""
     share: float = _HALF
-    """Of sft.judge_rows: this share comes from the file, each pair once; the rest is generated."""
+    """Share of sft.judge_rows that comes from the file, each pair once; the rest is generated."""
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         if not 0 < self.share <= 1:
             raise ConjointError(
                 f"sft.preferences.share is {self.share}; expected above 0 and at most 1 (to take "
@@ -86,12 +86,11 @@ def both_orders(
 
 def check_file(path: str, key: str = KEY) -> Path:
     """The file of pairs that `key` names. Raises ConjointError if there is none."""
-    file = Path(path).expanduser()
     try:
-        open_rows(file)
+        open_rows(path)
     except ConjointError as error:
         raise ConjointError(f"{key}: {error}") from error
-    return file
+    return Path(path).expanduser()
 
 
 def read_pairs(path: str, key: str) -> list[tuple[Task, str, str]]:
@@ -109,8 +108,6 @@ def read_pairs(path: str, key: str) -> list[tuple[Task, str, str]]:
         except ValueError as error:
             reason = str(error).rstrip(".")
             raise ConjointError(f"{key}: {file} {where} {number}: {reason}.") from error
-    if not found:
-        raise ConjointError(f"{key}: {file} holds no pairs")
     return found
 
 
@@ -139,7 +136,7 @@ def read_preferences(path: str, asked: Asked, seed: int) -> Preferences:
     if not found.pairs:
         reasons = ", ".join(f"{count} {why}" for why, count in found.left_out.items())
         raise ConjointError(
-            f"sft.preferences.path: {file} holds no pair for a judge ({reasons or 'no rows'}); "
+            f"sft.preferences.path: {file} holds no pair for a judge ({reasons}); "
             "expected rows with prompt, chosen and rejected"
         )
     return found

@@ -80,7 +80,7 @@ class SftConfig:
     preferences: PreferenceConfig = field(default_factory=PreferenceConfig)
     model: NanoConfig = field(default_factory=NanoConfig)
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         if unknown := set(self.rows) - set(SOURCES):
             raise ConjointError(
                 f"sft.rows names {min(unknown)!r}; expected kinds among {', '.join(SOURCES)}"

@@ -12,12 +12,11 @@ from typing import Any
 import yaml
 
 from conjoint.envs.types import ConjointError
+from conjoint.rewards.registry import default_kinds
 from conjoint.rl.run.folder import RunFolder, read_jsonl
 
 Row = dict[str, Any]
 """One line of a JSONL file of the run."""
-
-KIND_ORDER = ("math", "code", "instruction", "logic", "open", "critic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +111,7 @@ def eval_fingerprint(data: RunData) -> str | None:
 
 
 def sort_kinds(names: set[str]) -> list[str]:
-    known = [kind for kind in KIND_ORDER if kind in names]
+    known = [kind for kind in default_kinds() if kind in names]
     return known + sorted(names - set(known) - {""})
 
 

@@ -23,12 +23,12 @@ class Finding:
     update: int
     microbatch: int
     piece: int | None = None
-    """Of the micro-batch: a whole sequence, or one answer where a group's prompt runs once. None
-    where no single one is to blame."""
+    """Index of the piece in its micro-batch: a whole sequence, or one answer where a group's prompt
+    runs once. None where no single piece is to blame."""
     kind: str | None = None
     """Task kind of the piece, "ptx" for a PTX row."""
     position: int | None = None
-    """Of the token in its sequence, prompt included."""
+    """Place of the token in its sequence, prompt included."""
     token: int | None = None
 
     def words(self) -> str:
@@ -50,7 +50,7 @@ class Diagnosis:
         self._number, self._micro = -1, -1
         self.first: Finding | None = None
         self.losses: list[float] = []
-        """Of each update, the sum over its micro-batches."""
+        """The loss of each update, summed over its micro-batches."""
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
                 parameter.register_hook(partial(self._gradient, name))

@@ -47,7 +47,7 @@ class Dump:
 class Replayed:
     metrics: dict[str, float]
     losses: list[float]
-    """Of each update, skipped ones included."""
+    """The loss of each update, skipped updates included."""
     first: "Finding | None"
     """The first number that was not finite; None if all were."""
     exact: bool

@@ -42,8 +42,9 @@ FREE_KEYS = (
     "rollout.hang_timeout_s",
     "rollout.max_deaths",
 )
-"""Keys, with all below them, that change neither the data nor an update. `num_steps` is one only
-while no schedule runs over it; eval.seed is none: it decides which rows of a file are trained."""
+"""Keys, with all keys below them, that change neither the data nor an update, so a resumed run may
+change them. `num_steps` may change unless a schedule runs over it. `eval.seed` may not: it decides
+which rows of a file are trained on."""
 
 _OWN_KEYS = ("resume", "resume_allow", "run_dir", "replay")
 """Say where a run lies or what to do with it, not what it is."""

@@ -1,10 +1,13 @@
-"""Checkpoints: written aside, hashed, renamed. Each holds a folder that `from_pretrained` opens.
+"""Checkpoints: saving, pruning and verified reading.
 
-    checkpoints/step-000012/  hf/  deepspeed/  state.json  manifest.json (sha256 of every file)
-                              judge/ (the weights that judged, where those were others)
+    checkpoints/step-000012/  hf/            the model, for `from_pretrained`
+                              deepspeed/     the learner's state
+                              state.json     the state of all other parts
+                              judge/         weights of the judge, if it has its own
+                              manifest.json  sha256 of each file
 
-A folder without a manifest was never finished and is ignored. `state.json` is plain data; nothing
-here is a pickle except DeepSpeed's own files, which the manifest's hashes guard.
+A checkpoint is written under another name, hashed, and then renamed. A folder without a manifest is
+unfinished and is ignored. All files but DeepSpeed's are free of pickles; the hashes guard those.
 """
 
 import hashlib
@@ -24,26 +27,27 @@ if TYPE_CHECKING:
 
 
 FORMAT = 4
-"""Of state.json. Raise it when the state of any part is no longer read as it was written."""
+"""Format of state.json. Raise it whenever the stored state of any part changes its meaning."""
 
 Checkpoint = tuple[Path, int, dict[str, Any]]
-"""Folder, steps done, and the state of everything but the learner."""
+"""(folder, number of steps done, state of all parts but the learner)."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointConfig:
-    """When to save, and what stays: a checkpoint that any of the rules below wants."""
+    """When to save, and which checkpoints to keep: those that any rule below keeps."""
 
     every: int = 20
-    """Steps between checkpoints; the last step always makes one. 0: only the last."""
+    """Steps between checkpoints. The last step is always saved; 0 saves only that one."""
     keep: int = 2
-    """Newest checkpoints that stay."""
+    """Number of newest checkpoints to keep."""
     keep_every: int = 0
-    """Checkpoints whose step is a multiple of this stay for ever; 0: none."""
+    """Keep every checkpoint whose step is a multiple of this; 0 keeps none for that."""
     keep_best: bool = False
-    """Save at each evaluation too, and keep the checkpoint with the highest held-out mean: sampled
-    scores averaged over each verifiable kind and then over kinds. Needs eval.every and eval.tasks.
-    It is the best of several, so its own score flatters it: report another seed's."""
+    """Save at each evaluation too, and keep the checkpoint with the highest held-out mean: scores
+    of sampled answers, averaged within each verifiable kind and then over kinds. Needs eval.every
+    and eval.tasks. The score of the best of several checkpoints is biased upwards: report a score
+    on another eval.seed."""
 
     def validate(self) -> None:
         if self.every < 0 or self.keep_every < 0:
@@ -62,7 +66,7 @@ class CheckpointConfig:
             )
 
     def due(self, step: int, num_steps: int, *, evaluated: bool = False) -> bool:
-        """Whether to save after `step` steps are done; `evaluated` if these weights have been."""
+        """Whether to save after `step` steps. `evaluated`: these weights have been evaluated."""
         return (
             step == num_steps
             or bool(self.every and step % self.every == 0)
@@ -70,14 +74,17 @@ class CheckpointConfig:
         )
 
     def kept(self, steps: Collection[int], scores: Mapping[int, float]) -> set[int]:
-        """Which checkpoints stay. `scores`: the held-out mean of those that were evaluated."""
+        """The steps, out of `steps`, whose checkpoints are kept.
+
+        `scores` maps the evaluated steps to their held-out means.
+        """
         ordered = sorted(steps)
         stay = set(ordered[-self.keep :])
         if self.keep_every:
             stay |= {step for step in ordered if step and step % self.keep_every == 0}
         scored = [step for step in ordered if step in scores]
         if self.keep_best and scored:
-            # Of equals the newest: it has trained for longer.
+            # A tie goes to the newest checkpoint, which has trained for longest.
             stay.add(max(scored, key=lambda step: (scores[step], step)))
         return stay
 
@@ -89,7 +96,10 @@ async def save_checkpoint(
     state: Mapping[str, Any],
     judge: "CriticSnapshot | None" = None,
 ) -> Path:
-    """Save after `step` steps are done; returns the finished folder."""
+    """Save a checkpoint after `step` steps; returns its folder.
+
+    `state` is plain JSON data. A finished checkpoint of this step is left as it is.
+    """
     target = root / f"step-{step:06d}"
     if (target / "manifest.json").exists():
         return target
@@ -100,6 +110,7 @@ async def save_checkpoint(
         text = json.dumps({"format": FORMAT, **state}, ensure_ascii=False)
         (partial / "state.json").write_text(text, encoding="utf-8")
         hashes = {str(p.relative_to(partial)): _sha256(p) for p in _files(partial)}
+        # Last: a folder with a manifest is complete.
         (partial / "manifest.json").write_text(json.dumps({"step": step, "sha256": hashes}))
     return target
 
@@ -112,19 +123,20 @@ def prune(root: Path, config: CheckpointConfig, scores: Mapping[int, float]) -> 
 
 
 def finished_checkpoints(root: Path) -> list[Path]:
-    """Oldest first; those that were interrupted while being written are not among them."""
+    """Folders of the complete checkpoints, oldest first."""
     return sorted(p.parent for p in root.glob("step-*/manifest.json"))
 
 
 def checkpoint_step(folder: Path) -> int:
+    """Number of steps done, from the name of a checkpoint's folder."""
     return int(folder.name.removeprefix("step-"))
 
 
 def read_checkpoint(root: Path, name: str | None = None) -> Checkpoint:
-    """The checkpoint `name`, the newest if None.
+    """The checkpoint `name`, by default the newest, after each file is compared with its hash.
 
-    Every file is compared with its hash first. Raises ConjointError naming the file that is damaged
-    and the checkpoint before it.
+    Raises ConjointError if there is no such checkpoint, if a file is damaged (with the name of an
+    earlier checkpoint to use), or if `state.json` has another format.
     """
     found = finished_checkpoints(root)
     if not found:
@@ -155,8 +167,11 @@ def read_checkpoint(root: Path, name: str | None = None) -> Checkpoint:
 
 
 def model_folder(path: Path) -> Path | None:
-    """The model of a checkpoint's folder, or of the newest checkpoint of a run's; None if `path` is
-    neither. Raises ConjointError for a run without one, and for damaged files."""
+    """The model folder of a checkpoint, or of the newest checkpoint of a run.
+
+    None if `path` is neither a checkpoint nor a run. Raises ConjointError for a run without a
+    finished checkpoint, and for damaged files.
+    """
     if (path / "checkpoints").is_dir():
         found = finished_checkpoints(path / "checkpoints")
         if not found:
@@ -170,7 +185,7 @@ def model_folder(path: Path) -> Path | None:
 
 
 def _damage(folder: Path) -> str | None:
-    """What is wrong with the files of a checkpoint, None if they are as they were written."""
+    """Description of the first damage to the files of a checkpoint, None if they are intact."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         step, hashes = manifest["step"], dict(manifest["sha256"])

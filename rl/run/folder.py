@@ -270,6 +270,7 @@ def _trajectory_row(group: Group, k: int, t: Trajectory) -> dict[str, Any]:
         "status": t.status,
         "scores": [
             {"name": s.name, "value": s.value, "outcome": s.outcome, "reasons": s.reasons}
+            | ({"judged": True} if s.judged else {})
             for s in t.scores
         ],
         "reward": t.reward,

@@ -43,7 +43,7 @@ class GuardConfig:
     dump_steps: list[int] = field(default_factory=list)
     """Steps (from 1) whose batch is stored for `replay=` before it is trained on."""
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         if not self.max_gap > 0:
             raise ConjointError(f"guard.max_gap is {self.max_gap}; it must be above 0.")
         for key in ("min_graded_share", "max_masked_share", "max_longer_wins", "max_judge_drop"):

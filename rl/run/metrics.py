@@ -33,7 +33,7 @@ class TrackingConfig:
     project: str = "conjoint"
     """The wandb project."""
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
         if not self.project:
             raise ConjointError("tracking.project is empty; name the wandb project.")
 

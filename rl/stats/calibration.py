@@ -17,7 +17,7 @@ from conjoint.rewards.calibration import correctness
 from conjoint.rl.stats.intervals import Interval, bootstrap_interval, resampled_counts
 
 BINS = 15
-"""Of equal width, as in Guo et al. 2017 (arXiv 1706.04599)."""
+"""Number of bins of equal width, as in Guo et al. 2017 (arXiv 1706.04599)."""
 COVERAGES = (0.25, 0.5, 0.75)
 
 Pair = tuple[float, float]
@@ -143,7 +143,8 @@ def confidence_metrics(trajectories: Iterable[Trajectory]) -> dict[str, float]:
 
 
 def from_rows(rows: Iterable[Mapping[str, Any]]) -> Calibration | None:
-    """Of an evaluation's rows, which hold `confidence` and `correct` where it was asked for."""
+    """The calibration of an evaluation's rows, which hold `confidence` and `correct` where a
+    confidence was asked for. None if no graded row states a confidence."""
     return _of([(row["confidence"], row["correct"]) for row in rows if "confidence" in row])
 
 

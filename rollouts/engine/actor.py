@@ -33,7 +33,8 @@ class _Actor:
 
 class EngineActor(_Actor, VllmWorker):
     async def ready(self, stop_ids: list[int]) -> None:
-        """Ready is who has answered once: a first answer may take 20 s, as long as a hang."""
+        """Sample once before reporting ready: the first answer can take 20 s, which would look
+        like a hang."""
         await super().ready(stop_ids)
         await self.sample([SampleRequest([0], max_tokens=2, temperature=1.0, seed=0)])
 

@@ -26,10 +26,11 @@ class Load:
     kv_usage: float
     """Largest share of the KV cache in use."""
     preemptions: int
-    """Of the scheduler's own choice: a weight update drops the KV of what it froze as well."""
+    """Preemptions that the engine's scheduler chose itself. A weight update also drops the KV of
+    the answers that it froze; those are not counted."""
     prompt_tokens: int
     cached_tokens: int
-    """Of `prompt_tokens`, found in the prefix cache."""
+    """The part of `prompt_tokens` that was found in the prefix cache."""
 
     def __add__(self, other: "Load") -> "Load":
         return Load(

@@ -17,6 +17,14 @@ class TemperatureConfig:
     shape: str = "linear"
     """linear or cosine, from `start` at step 0 to `end` at the last step."""
 
+    def validate(self) -> None:
+        if self.shape not in ("linear", "cosine"):
+            raise ConjointError(
+                f"rollout.temperature.shape={self.shape!r} is unknown; use linear or cosine"
+            )
+        if min(self.start, self.end) <= 0:
+            raise ConjointError("rollout.temperature must stay above 0 in training")
+
     def at(self, step: int, num_steps: int) -> float:
         return scheduled(self.shape, self.start, self.end, progress_of(step, num_steps))
 
@@ -126,16 +134,9 @@ class RolloutConfig:
                 f"rollout.max_deaths={self.max_deaths} must not be negative; 0 replaces no engine"
             )
         self._validate_backend()
-        if self.temperature.shape not in ("linear", "cosine"):
-            raise ConjointError(
-                f"rollout.temperature.shape={self.temperature.shape!r} is unknown; "
-                "use linear or cosine"
-            )
         for kind, top_p in self.top_p.items():
             if not 0 < top_p <= 1:
                 raise ConjointError(f"rollout.top_p.{kind}={top_p} must be above 0 and at most 1")
-        if min(self.temperature.start, self.temperature.end) <= 0:
-            raise ConjointError("rollout.temperature must stay above 0 in training")
 
     def _validate_schedule(self) -> None:
         for key in ("max_staleness", "segment_tokens", "oversample", "replace_flat"):

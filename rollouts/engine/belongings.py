@@ -23,7 +23,7 @@ from conjoint.rollouts.weights.buffer import remove_buffers
 
 _KEY = "CONJOINT_OWNER"
 DRIVER_MARK = uuid4().hex
-"""Of this process. Everything it starts with a mark has this one or an extension of it."""
+"""Mark of this process. Each process that it starts with a mark carries this or an extension."""
 _SEGMENTS = ("psm_", "sem.mp-", "torch_", "nccl-")
 """How Python, torch and NCCL begin the names of their segments; other names may be shared with
 processes that live on (Ray's object store, our buffer of weights)."""

@@ -54,7 +54,7 @@ class Decoder:
         self.cfg = cfg
         self.stop_ids: frozenset[int] = frozenset()
         self.version = 0
-        """Of the weights in the model."""
+        """Version of the weights in the model."""
         self._receiver = Receiver()
 
     def batch(self, requests: Sequence[SampleRequest]) -> "Batch":
@@ -112,7 +112,7 @@ class Batch:
         self.running = list(rows)
         self._cache: Any = None
         self._version = -1
-        """Of the weights that computed the cache."""
+        """Version of the weights that computed the cache."""
         self._mask = torch.empty(0)
 
     @torch.inference_mode()

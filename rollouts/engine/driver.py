@@ -37,7 +37,7 @@ class VllmEngine:
         self._waiting: dict[str, _Waiting] = {}
         self._in_flight: set[asyncio.Task[None]] = set()
         self._parked: dict[asyncio.Task[None], _Waiting] = {}
-        """Of those in flight, the ones that no worker has."""
+        """In-flight calls not yet assigned to a worker."""
         self._open = asyncio.Event()
         """New calls are taken."""
         self._flowing = asyncio.Event()
@@ -157,8 +157,8 @@ class VllmEngine:
     async def _answers(
         self, session: str, waiting: _Waiting
     ) -> tuple[EngineWorker, list[SampleResult]]:
-        """Of the first worker that lives to give them. What a dead one had sampled is lost, so the
-        requests are repeated whole, seeds included."""
+        """Answers from the first worker that survives the call. Tokens sampled by a dead worker
+        are lost, so the requests are repeated whole, seeds included."""
         while True:
             worker = await self._worker(session, waiting)
             try:

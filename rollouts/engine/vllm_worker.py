@@ -29,14 +29,15 @@ class SampleResult:
     logprobs: list[float]
     stop_reason: str
     versions: list[int]
-    """Of the weights that drew each token."""
+    """Version of the weights that drew each token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
     results: list[SampleResult]
     load: Load
-    """Of the worker since its last answer, so that nobody has to ask for it."""
+    """The worker's load since its last answer. It travels with the answer, so that nobody has to
+    ask for it."""
 
 
 def engine_environment(cfg: RolloutConfig, backend: str) -> dict[str, str]:

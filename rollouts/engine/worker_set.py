@@ -43,7 +43,7 @@ class EngineWorker:
 
     slot: int
     handle: Any
-    """Of the Ray actor."""
+    """Handle of the Ray actor."""
     belongings: Belongings
     kill: Callable[[], None]
     """Tells Ray, which on another machine is the only one that can."""

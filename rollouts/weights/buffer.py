@@ -1,9 +1,9 @@
-"""How weights travel through shared memory: the manifest, and the buffer both sides map.
+"""The buffer in shared memory through which weights travel; learner and engines map it.
 
-The learner writes every tensor into one file in /dev/shm and describes it in a `Manifest`; an
-engine maps the same file, checks the bytes against the checksum *before* it touches its model, and
-answers with version and checksum. One warm buffer serves the whole run: a cold one is about
-twenty times slower to write (first touch of every page).
+The learner writes all tensors into one file in /dev/shm and describes it in a `Manifest`. An engine
+maps the same file and compares the bytes with the checksum *before* it touches its model. The whole
+run uses one buffer: writing to a new one is about twenty times slower, because the kernel must
+first provide each page.
 """
 
 import mmap
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 _CHUNK = 16 << 20
-"""Bytes that one thread hashes at a time; both sides must use the same."""
+"""Bytes that one thread hashes at a time. Part of the checksum, so equal on both sides."""
 
 
 class SharedBuffer:
@@ -41,10 +41,13 @@ class SharedBuffer:
         self.nbytes = nbytes
 
     def write(self, parts: "Iterable[tuple[int, torch.Tensor]]", nbytes: int) -> str:
-        """Put bytes (uint8 [N], on any device) at their offsets; returns the checksum of the first
-        `nbytes`. A chunk is hashed by the thread that has filled it."""
+        """Write `parts`, pairs of an offset and bytes (uint8 [n], on any device), into the buffer.
+
+        Returns the checksum of the first `nbytes` bytes.
+        """
         target = np.frombuffer(self.view, np.uint8)
         pieces: list[list[tuple[slice, torch.Tensor]]] = [[] for _ in range(0, nbytes, _CHUNK)]
+        # Cut at chunk borders: the thread that fills a chunk then hashes it while it is in cache.
         for offset, part in parts:
             at, end = offset, offset + len(part)
             while at < end:
@@ -59,15 +62,18 @@ class SharedBuffer:
         return checksum(self.view, nbytes, before=fill)
 
     def checksum(self, nbytes: int) -> str:
+        """Checksum of the first `nbytes` bytes, as they are now."""
         return checksum(self.view, nbytes)
 
 
 def checksum(
     held: "mmap.mmap | bytearray", nbytes: int, before: Callable[[int], None] | None = None
 ) -> str:
-    """XXH3 over the XXH3 of each chunk of the first `nbytes` bytes, all cores at work. `before` is
-    given a chunk's number before it is hashed. Not cryptographic: it finds what a transfer breaks,
-    at the speed of memory."""
+    """XXH3 of the XXH3 digests of all chunks of the first `nbytes` bytes, computed on all cores.
+
+    `before` is called with the number of each chunk before it is hashed. The checksum runs at the
+    speed of memory. It finds damage in transport, but an attacker could forge it.
+    """
     view = memoryview(held)[:nbytes]
 
     def digest(chunk: int) -> bytes:
@@ -82,17 +88,17 @@ def checksum(
 
 
 class Receiver:
-    """An engine's side of the buffer; maps it once."""
+    """The engine's side of the buffer, which it maps once."""
 
     def __init__(self) -> None:
         self._buffer: SharedBuffer | None = None
         self._copy = bytearray()
-        """Of the weights, for the next delta."""
+        """Copy of the weights that the next delta is applied to."""
         self._version: int | None = None
-        """Of that copy; None: there is none to build on."""
+        """Version of the copy; None if there is no valid copy."""
 
     def receive(self, manifest: Manifest) -> list[tuple[str, "torch.Tensor"]]:
-        """Named views of the weights. Raises RuntimeError if the bytes are not those sent."""
+        """Views of the weights by name. Raises RuntimeError if the checksum does not match."""
         if self._buffer is None or self._buffer.path != manifest.path:
             self._buffer = SharedBuffer(manifest.path, manifest.nbytes, create=False)
         held = self._updated(manifest, self._buffer) if manifest.delta else self._buffer.view
@@ -106,8 +112,10 @@ class Receiver:
         return [(spec.name, _tensor(held, spec)) for spec in manifest.tensors]
 
     def _updated(self, manifest: Manifest, buffer: SharedBuffer) -> bytearray:
-        """Our copy with the changes applied, or made anew where they are against another one."""
+        """The copy, brought to the manifest's version by its delta if the base version matches, and
+        otherwise by copying the whole buffer."""
         assert manifest.delta is not None
+        # Without a version until the checksum matches: a half-written copy is no base for a delta.
         base, self._version = self._version, None
         if base is None or base != manifest.delta.base:
             self._copy[:] = memoryview(buffer.view)[: manifest.nbytes]
@@ -128,12 +136,12 @@ def _tensor(held: "mmap.mmap | bytearray", spec: TensorSpec) -> "torch.Tensor":
 
 
 def buffer_path(run: str) -> str:
-    """A name in shared memory that tells which process made it, so leftovers can be swept."""
+    """Path of a run's buffer. It contains the id of this process, for `sweep_buffers`."""
     return f"/dev/shm/conjoint-{os.getpid()}-{run}"
 
 
 def sweep_buffers() -> None:
-    """Remove buffers whose maker is dead (it was killed before it could)."""
+    """Remove the buffers of dead processes, which were killed before they could remove them."""
     for leftover in Path("/dev/shm").glob("conjoint-*-*"):
         pid = leftover.name.split("-")[1]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
@@ -141,6 +149,6 @@ def sweep_buffers() -> None:
 
 
 def remove_buffers(maker: int) -> None:
-    """Remove the buffers that one process made."""
+    """Remove the buffers that the process with id `maker` made."""
     for buffer in Path("/dev/shm").glob(f"conjoint-{maker}-*"):
         buffer.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""The change between two versions of the weights, bit for bit, and its way into another copy.
+"""The exact difference between two versions of the weights, and its application to a copy.
 
-Bytes are compared two at a time: an fp32 weight whose low half alone changed costs two bytes, and
-one of bf16 is a unit of its own. A tensor's changes are one bit a unit, set where it changed and
-deflated, then the changed units.
+The unit is two bytes: a bf16 weight is one unit, an fp32 weight two, of which often only the low
+half changes. The delta of a tensor is the length of its bit mask (8 bytes, little endian), the
+deflated mask with one bit for each unit, set where the unit changed, and then the changed units.
 """
 
 import mmap
@@ -18,19 +18,19 @@ Units = NDArray[np.uint16]
 
 
 def units(buffer: "mmap.mmap | bytearray", spec: TensorSpec) -> Units:
-    """The tensor's bytes in a buffer, writable if that is."""
+    """The units of one tensor: a view into `buffer`, writable if the buffer is."""
     return np.frombuffer(buffer, np.uint16, spec.nbytes // 2, spec.offset)
 
 
 def changes(held: Units, fresh: Units) -> bytes:
-    """What `apply` needs to make `held` equal `fresh`."""
+    """The delta of one tensor, from which `apply` makes `held` equal `fresh`."""
     changed = held != fresh
     bits = zlib.compress(np.packbits(changed).tobytes(), level=1)
     return len(bits).to_bytes(8, "little") + bits + fresh[changed].tobytes()
 
 
 def apply(delta: bytes, held: bytearray, tensors: Iterable[TensorSpec]) -> None:
-    """Write the changes of all tensors, which follow each other in `delta`, into `held`."""
+    """Apply the deltas of all `tensors`, concatenated in their order, to `held` in place."""
     at = 0
     for spec in tensors:
         target = units(held, spec)

@@ -1,7 +1,7 @@
-"""A digest of named tensors, computed where they live: equal for equal weights in any order.
+"""A digest of named tensors, computed on their device; it does not depend on their order.
 
-Bytes hashed on the host would cost a copy of the model; a sum runs at the memory speed of a GPU.
-Not cryptographic: it finds what a transfer breaks, not what an attacker forges.
+Hashing on the host would cost a copy of the model. A sum runs at the memory speed of the GPU. The
+digest finds damage in transport, but an attacker could forge it.
 """
 
 import hashlib
@@ -11,26 +11,30 @@ from typing import Any
 import torch
 
 _CHUNK = 1 << 24
-"""Elements widened to 64 bits at a time, which bounds the extra memory to 256 MiB."""
+"""Elements widened to 64 bits at a time, which bounds the extra memory to 256 MiB: two tensors of
+128 MiB."""
 _MASK = (1 << 64) - 1
+# Viewed as integers, equal bits are equal numbers: floats would lose -0.0 and NaN patterns.
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class WeightDigest:
-    """The sum, modulo 2**64, of a*s + b over all tensors: s is the sum of x[i] * (2i + 1) over the
-    tensor's bit patterns x, and a (odd) and b are drawn from its name, type and shape.
+    """Sum over all tensors of a * s + b, modulo 2**64.
 
-    2i + 1 and a are odd, hence invertible modulo 2**64: any one changed element changes the digest.
+    s is the sum of x[i] * (2i + 1) over the bit patterns x of the tensor, read as integers. a (odd)
+    and b are hashes of the tensor's name, dtype and shape. 2i + 1 and a are odd, hence invertible
+    modulo 2**64, so a change of any single element changes the digest.
     """
 
     def __init__(self) -> None:
         self._total = 0
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Waits for the device: one number a tensor comes back to the host."""
+        """Add one tensor. Waits for its device, which returns one number to the host."""
         flat = tensor.detach().contiguous().view(-1).view(_INTEGERS[tensor.element_size()])
         total = torch.zeros((), dtype=torch.int64, device=flat.device)
         for start in range(0, flat.numel(), _CHUNK):
+            # int64 arithmetic wraps around on overflow, which is the sum modulo 2**64.
             part = flat[start : start + _CHUNK].to(torch.int64)
             odd = torch.arange(start, start + part.numel(), device=flat.device).mul_(2).add_(1)
             total += part.mul_(odd).sum()
@@ -40,11 +44,12 @@ class WeightDigest:
         self._total = (self._total + a * int(total.item()) + b) & _MASK
 
     def hexdigest(self) -> str:
+        """16 hexadecimal digits."""
         return f"{self._total:016x}"
 
 
 class Tap:
-    """Stands in for the model while weights arrive: digests them, then hands them on."""
+    """Takes the model's place while weights arrive: digests them, then passes them to the model."""
 
     def __init__(self, model: Any, digest: WeightDigest) -> None:
         self._model = model
@@ -58,12 +63,15 @@ class Tap:
 
 
 class Digesting:
-    """Mixed into a weight transfer engine of vLLM's: digests what arrives, in one part or several,
-    and answers only when it was loaded to the end. The update info carries the version."""
+    """Mixin for vLLM's weight transfer engines that digests the weights they receive.
+
+    The weights may arrive in several parts. There is a receipt only after all were loaded. Its
+    version comes with the update info.
+    """
 
     model: Any
     receipt: dict[str, Any] | None = None
-    """Version and digest of the weights last loaded to the end."""
+    """Version and digest of the weights that were last loaded completely."""
     _version: int | None = None
     _digest: WeightDigest
 

@@ -1,8 +1,8 @@
-"""Learner -> engines by CUDA IPC, with vLLM's own trainer protocol; sibling of `NcclSender`.
+"""The learner's side of weight transfer by CUDA IPC, with vLLM's trainer protocol.
 
-For one GPU that the learner's only rank and the engines share: the engines map the learner's memory
-and copy out of it, a buffer of about 1 GiB at a time. Written against vLLM 0.32 without a GPU: the
-order of calls and digests are tested with fakes, the mapping itself has not been run.
+For one GPU that the learner's only rank shares with the engines. The engines map the learner's
+memory and copy the weights out of it, about 1 GiB at a time. Written against vLLM 0.32 without a
+GPU: the order of calls and the digests are tested with fakes, the mapping itself has not been run.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from conjoint.rollouts.weights.sender import Weights
 
 @dataclass(slots=True)
 class IpcSender(NcclSender):
-    """An `NcclSender` whose connection is another one."""
+    """An `NcclSender` with a connection by CUDA IPC."""
 
     def _open(self, weights: Weights) -> Link:
         from vllm.distributed.weight_transfer.ipc_engine import (

@@ -1,37 +1,42 @@
-"""What a sender tells the engines: which tensors travel, where they lie, their checksum."""
+"""Messages from a sender to the engines: the tensors of a version, their places, their checksum."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 ALIGNMENT = 64
+"""Each tensor begins at a multiple of this many bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
+    """Name, type and place of one tensor in the buffer."""
+
     name: str
     """Hugging Face parameter name."""
     shape: tuple[int, ...]
     dtype: str
-    """torch dtype without its prefix, such as float32."""
+    """torch dtype without the prefix `torch.`, such as float32."""
     offset: int
     """Bytes from the start of the buffer."""
     nbytes: int
 
 
 class Sent(Protocol):
-    """What a sender answers, for `load_weights` of the engines."""
+    """Result of a sender, which `RolloutEngine.load_weights` takes."""
 
     @property
-    def checksum(self) -> str: ...
+    def checksum(self) -> str:
+        """Checksum of the weights, which each engine must confirm."""
+        ...
 
     def update_info(self) -> dict[str, Any] | None:
-        """What an engine must be told to load the weights; None if it was told by the sender."""
+        """Arguments with which an engine loads the weights; None if the sender has loaded them."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The engines already hold the weights; they are only asked what they received."""
+    """A `Sent` for weights that the engines have loaded already and only confirm."""
 
     checksum: str
 
@@ -41,15 +46,17 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What lies in the buffer: the weights, whole. `checksum` is of the bytes [0, nbytes)."""
+    """Description of a buffer that holds all weights of one version."""
 
     path: str
+    """File of the buffer."""
     version: int
     checksum: str
+    """Checksum of the first `nbytes` bytes (`buffer.checksum`)."""
     nbytes: int
     tensors: tuple[TensorSpec, ...]
     delta: "Delta | None" = None
-    """Another way to the same bytes, from a copy of earlier ones."""
+    """Changes that make the same bytes from a copy of an earlier version; None without deltas."""
 
     def update_info(self) -> dict[str, Any]:
         return {"manifest": asdict(self)}
@@ -63,9 +70,10 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A file of changes, see `rollouts/weights/delta.py`."""
+    """A file of changes between two versions, see `rollouts/weights/delta.py`."""
 
     path: str
     base: int | None
-    """The version that the changes are against; None: there is no file yet."""
+    """Version that the changes start from; None if there is no file yet."""
     nbytes: int
+    """Size of the file."""

@@ -1,6 +1,6 @@
-"""The engine's side of weight transfer by NCCL: vLLM's own, which also digests what arrives.
+"""The engine's side of weight transfer by NCCL: vLLM's engine plus a digest of the weights.
 
-Registered as "conjoint_nccl" by `shm_receiver.py`, imported where that backend is chosen.
+`shm_receiver.py` registers it as "conjoint_nccl"; vLLM imports it if that backend is chosen.
 Written against vLLM 0.32 without a GPU: it has not been run yet.
 """
 
@@ -16,8 +16,12 @@ from conjoint.rollouts.weights.digest import Digesting
 
 @dataclass
 class DigestUpdateInfo(NCCLWeightTransferUpdateInfo):
+    """vLLM's update info with the version of the weights."""
+
     version: int
 
 
 class DigestNcclEngine(Digesting, NCCLWeightTransferEngine):
+    """vLLM's NCCL engine with a receipt of the weights that it has loaded."""
+
     update_info_cls = DigestUpdateInfo

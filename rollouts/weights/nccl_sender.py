@@ -1,8 +1,8 @@
-"""Learner -> engines by NCCL, with vLLM's own trainer protocol; sibling of `SharedMemorySender`.
+"""The learner's side of weight transfer by NCCL, with vLLM's trainer protocol.
 
-Learner rank 0 and the engines * tensor_parallel vLLM workers form a group of their own; rank 0
-drives the engines' Ray actors while it broadcasts. Written against vLLM 0.32 without a GPU: order
-of calls, rank offsets and digests are tested with fakes, the broadcast itself has not been run.
+Learner rank 0 and all engine workers (engines * tensor_parallel) form an NCCL group. Rank 0 calls
+the engines' Ray actors while it broadcasts. Written against vLLM 0.32 without a GPU: the order of
+calls, rank offsets and digests are tested with fakes, the broadcast itself has not been run.
 """
 
 from collections.abc import Iterator
@@ -17,17 +17,21 @@ from conjoint.rollouts.weights.sender import WeightMeta, Weights
 
 
 class EngineClient:
-    """vLLM's `VLLMWeightSyncClient` over our Ray actors: blocking calls that all engines answer."""
+    """vLLM's `VLLMWeightSyncClient` over our Ray actors: each call blocks until all engines answer.
+
+    A call raises Ray's GetTimeoutError after `timeout_s` seconds.
+    """
 
     def __init__(self, workers: list[Any], tensor_parallel: int, timeout_s: float) -> None:
         self._workers = workers
         self._tensor_parallel = tensor_parallel
         self._timeout_s = timeout_s
         self.version = 0
-        """Of the weights being sent."""
+        """Version of the weights being sent."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """With NCCL each engine starts at a rank of its own; vLLM adds the tensor-parallel rank."""
+        """Open the engines' side of the connection. With NCCL each engine gets its first rank in
+        the group, to which vLLM adds the tensor-parallel rank of each worker."""
         first = init_info.get("rank_offset")
         ranks = [
             {} if first is None else {"rank_offset": first + i * self._tensor_parallel}
@@ -50,12 +54,12 @@ class EngineClient:
         self._wait(worker.finish_weight_update.remote(version) for worker in self._workers)
 
     def _wait(self, calls: Iterator[Any]) -> None:
-        # A list: every call must have left before the first answer is waited for.
+        # The list starts every call before the wait: a collective needs all engines at once.
         ray.get(list(calls), timeout=self._timeout_s)
 
 
 class DigestSource:
-    """vLLM's `WeightSource`: the weights as they are sent, digested on the way."""
+    """vLLM's `WeightSource`: yields the weights to send and digests them on the way."""
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
@@ -81,29 +85,32 @@ class Link:
 
 @dataclass(slots=True)
 class NcclSender:
-    """Runs beside rank 0's weights. The first `send` connects; the connection lasts for the run."""
+    """Sends from the process of learner rank 0. The first `send` opens the connection, which then
+    lasts for the run."""
 
     workers: list[Any]
     """Ray handles of `conjoint.rollouts.engine.vllm_worker.VllmWorker`, one for each engine."""
     tensor_parallel: int
+    """vLLM workers of one engine."""
     timeout_s: float
-    """Deadline of one call to the engines."""
+    """Deadline of one call to the engines, in seconds."""
     _link: Link | None = field(default=None, init=False, compare=False, repr=False)
 
     @property
     def world_size(self) -> int:
-        """The sender and every worker of every engine."""
+        """Processes of the NCCL group: the sender and each worker of each engine."""
         return 1 + len(self.workers) * self.tensor_parallel
 
     def send(self, weights: Weights, version: int) -> Loaded:
-        """Returns when every engine has loaded the weights; what they received is asked later."""
+        """Returns when every engine has loaded the weights. `load_weights` compares their digests
+        with that of the result."""
         import torch
 
         link = self._link = self._link or self._open(weights)
         link.client.version = version
         link.source.weights, link.source.digest = weights, WeightDigest()
         if torch.cuda.is_available():
-            # The transfer reads on streams of its own: the optimizer's writes must have landed.
+            # The transfer reads on other CUDA streams, so the optimizer's writes must be complete.
             torch.cuda.synchronize()
         link.trainer.send_weights()
         return Loaded(link.source.digest.hexdigest())

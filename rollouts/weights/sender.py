@@ -1,4 +1,4 @@
-"""A transport's sending side: what it is given and what it answers."""
+"""The interface of a transport's sending side. Each sender has a receiver beside it."""
 
 import socket
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WeightMeta:
-    """One parameter as vLLM's `ParamMeta` describes it; the shape is that of the full tensor."""
+    """One parameter, in the form of vLLM's `ParamMeta`. `shape` is that of the full tensor."""
 
     name: str
     dtype: "torch.dtype"
@@ -21,24 +21,30 @@ class WeightMeta:
 
 
 class Weights(Protocol):
-    """(Hugging Face name, full tensor) pairs. Each iteration is a fresh pass, which may be
-    collective: every learner rank makes the same passes."""
+    """The learner's weights, as pairs (Hugging Face name, full tensor).
+
+    An iteration may be collective. Every learner rank then makes the same passes, to the end.
+    """
 
     def __iter__(self) -> Iterator[tuple[str, "torch.Tensor"]]: ...
 
     def metadata(self) -> list[WeightMeta]:
-        """What an iteration gives, in its order, known without one."""
+        """Name, dtype and shape of each tensor, in the order of an iteration. Not collective."""
         ...
 
 
 class Sender(Protocol):
-    """A transport. Travels to the learner's rank 0, where the first of equal ones stays."""
+    """A transport of weights.
+
+    Each sync passes the sender to the process of learner rank 0, which keeps the first of equal
+    senders: an open buffer or connection lasts from sync to sync.
+    """
 
     def send(self, weights: Weights, version: int) -> Sent: ...
 
 
 def free_port() -> int:
-    """A port that was free a moment ago; the caller must take it soon."""
+    """A TCP port that was free just now. Take it at once: another process may do so too."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

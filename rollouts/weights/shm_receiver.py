@@ -1,9 +1,8 @@
-"""The shared-memory backend of vLLM's weight transfer protocol, and what a worker adds to answer.
+"""The engine's side of weight transfer by shared memory, and our extension of vLLM's worker.
 
 vLLM imports this module in its worker process, because `worker_extension_cls` names
-`WorkerExtension`; the import registers our backends: "shm", which is here, "conjoint_nccl" and
-"conjoint_ipc".
-Loading is vLLM's layerwise reload.
+`WorkerExtension`. The import registers our backends: "shm" (this file), "conjoint_nccl" and
+"conjoint_ipc". The weights are loaded by vLLM's layerwise reload.
 """
 
 from collections.abc import Callable
@@ -28,6 +27,8 @@ from conjoint.rollouts.weights.manifest import Manifest
 
 @dataclass
 class ShmInitInfo(WeightTransferInitInfo):
+    """vLLM's protocol asks for this class. Shared memory needs no connection."""
+
     pass
 
 
@@ -37,12 +38,12 @@ class ShmUpdateInfo(WeightTransferUpdateInfo):
 
 
 class ShmTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
-    """Loads a whole model from one shared buffer."""
+    """Loads all weights of a model from one shared buffer."""
 
     init_info_cls = ShmInitInfo
     update_info_cls = ShmUpdateInfo
     receipt: dict[str, Any] | None = None
-    """Version and checksum of the weights last loaded to the end."""
+    """Version and checksum of the weights that were last loaded completely."""
     _receiver: Receiver | None = None
     _pending: Manifest | None = None
 
@@ -53,7 +54,8 @@ class ShmTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
         self.receipt = None
 
     def receive_weights(self, update_info: ShmUpdateInfo) -> None:
-        """Verify the bytes, then load them. A mismatch raises before the model is touched."""
+        """Verify the bytes, then load them. Raises RuntimeError before the model is touched if the
+        checksum does not match."""
         manifest = Manifest.from_dict(update_info.manifest)
         self._receiver = self._receiver or Receiver()
         weights = self._receiver.receive(manifest)
@@ -69,8 +71,8 @@ class ShmTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
         self.receipt = {"version": self._pending.version, "checksum": self._pending.checksum}
 
     def _repack_tied_head(self) -> None:
-        # On CPU a tied head is a packed copy of the embedding that no reload refreshes: without
-        # this the engine samples from the new body with the old head.
+        # On CPU vLLM keeps a tied head as a packed copy of the embedding, which a reload does not
+        # refresh. Without this the engine would sample with the new body and the old head.
         head: Any = getattr(self.model, "lm_head", None)
         tied = getattr(self.model_config.hf_config, "tie_word_embeddings", False)
         if self.device.type == "cpu" and tied and head is not None:
@@ -81,7 +83,7 @@ class ShmTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
 
 
 class WorkerExtension:
-    """Mixed into vLLM's worker: two more calls that it answers."""
+    """Mixin that adds two calls to vLLM's worker."""
 
     weight_transfer_engine: Any
     start_weight_update: Callable[[], None]
@@ -89,13 +91,14 @@ class WorkerExtension:
     finish_weight_update: Callable[[], None]
 
     def load_update(self, update_info: dict[str, Any]) -> dict[str, Any] | None:
-        """vLLM's three calls of an update in one trip to the worker; returns the receipt."""
+        """Make vLLM's three calls of an update in one round trip; returns the receipt."""
         self.start_weight_update()
         self.update_weights(update_info)
         self.finish_weight_update()
         return self.weight_receipt()
 
     def weight_receipt(self) -> dict[str, Any] | None:
+        """Version and checksum of the loaded weights; None during an update or before the first."""
         return self.weight_transfer_engine.receipt
 
 

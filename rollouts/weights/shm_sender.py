@@ -1,4 +1,4 @@
-"""Learner -> engines through one warm buffer in shared memory."""
+"""The learner's side of weight transfer by shared memory."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,18 +13,19 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class SharedMemorySender:
-    """Writes named tensors into one warm shared buffer; with `delta`, what changed into a file."""
+    """Writes named tensors into one shared buffer and, with `delta`, their changes into a file."""
 
     path: str
+    """File of the buffer."""
     delta: str | None = None
-    """torch dtype of the engines, which the weights are cast to before they are compared; None
-    sends them as they are, and no delta."""
+    """torch dtype of the engines: the weights are cast to it before versions are compared. None
+    sends the weights as they are, without a delta."""
     _buffer: SharedBuffer | None = field(default=None, init=False, compare=False, repr=False)
     _version: int | None = field(default=None, init=False, compare=False, repr=False)
-    """Of what lies in the buffer."""
+    """Version of the weights in the buffer; None if it does not hold a complete version."""
 
     def send(self, weights: Iterable[tuple[str, "torch.Tensor"]], version: int) -> Manifest:
-        """Returns the manifest of what now lies in the buffer."""
+        """Write the weights into the buffer; returns its manifest."""
         import torch
 
         cast = getattr(torch, self.delta) if self.delta else None
@@ -34,9 +35,11 @@ class SharedMemorySender:
             nbytes = tensor.numel() * tensor.element_size()
             dtype = str(tensor.dtype).removeprefix("torch.")
             specs.append(TensorSpec(name, tuple(tensor.shape), dtype, end, nbytes))
+            # Rounded up: the engine views each tensor in place, which needs aligned memory.
             end = -(-(end + nbytes) // ALIGNMENT) * ALIGNMENT
         if self._buffer is None:
             self._buffer = SharedBuffer(self.path, end, create=True)
+        # Before the buffer is overwritten: it holds the version that the delta starts from.
         delta = self._write_delta(specs, tensors) if self.delta else None
         self._version = None  # until the buffer is whole again
         parts = (
@@ -50,7 +53,7 @@ class SharedMemorySender:
     def _write_delta(
         self, specs: list[TensorSpec], tensors: "list[tuple[str, torch.Tensor]]"
     ) -> Delta:
-        """Write what differs from the buffer, which holds the version sent last."""
+        """Write the differences from the buffer, which holds the last version sent, into a file."""
         import torch
 
         from conjoint.rollouts.weights.delta import changes, units

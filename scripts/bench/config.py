@@ -14,7 +14,7 @@ TARGETS = {
     "packing": 1.0,
     "tokens_per_second": 1.5,
 }
-"""Of `conjoint bench learner`."""
+"""Targets of `conjoint bench learner`."""
 REWARD_TARGETS = {
     "fork_namespaces": 150.0,
     "fork_landlock": 250.0,
@@ -30,10 +30,11 @@ REWARD_TARGETS = {
     "math_wrong_more": 0.0,
     "math_slowest_s": 2.0,
 }
-"""Of `conjoint bench rewards`: programs a second, p50 over that of a bare fork, what is left;
-verdicts a second over math-verify's, wrong verdicts more than its, and the slowest verdict."""
+"""Targets of `conjoint bench rewards`: programs a second, median time over that of a bare fork,
+processes and memory left behind; math verdicts a second over math-verify's, wrong verdicts beyond
+its own, and seconds of the slowest verdict."""
 PARTS = ("generation", "sync", "prefix", "joint")
-"""Of `conjoint bench rollout`; each can be measured alone."""
+"""Parts of `conjoint bench rollout`; each can be measured alone."""
 ROLLOUT_TARGETS = {
     "generation_time": 1.03,
     "sync_over_reload": 1.3,
@@ -42,13 +43,13 @@ ROLLOUT_TARGETS = {
     "judge_hits": 0.99,
     "joint_speedup": 1.7,
 }
-"""Of `conjoint bench rollout`: our time over that of bare vLLM; cached over cacheable prompt
-tokens; trained tokens a second over those of TRL's GRPOTrainer."""
+"""Targets of `conjoint bench rollout`: our time over that of bare vLLM; cached over cacheable
+prompt tokens; trained tokens a second over those of TRL's GRPOTrainer."""
 JOINT_TARGETS = {"judge_overhead": 1.35, "judge_shared_hits": 0.8}
-"""Of `conjoint bench joint`: a step with judged groups over one without; cached tokens of the
-judge's prompts over those before the first that differs."""
+"""Targets of `conjoint bench joint`: time of a step with judged groups over a step without; cached
+tokens of the judge's prompts over the tokens before the first that differs."""
 SCHEDULER_TARGETS = {"controller_us": 200.0, "occupancy": 0.9}
-"""Of `conjoint bench scheduler`: microseconds of the controller for an answer; share of the
+"""Targets of `conjoint bench scheduler`: microseconds of the controller for an answer; share of the
 engines' places that are taken, where 1 is the bound of continuous batching."""
 ALL_TARGETS = TARGETS | REWARD_TARGETS | ROLLOUT_TARGETS | JOINT_TARGETS | SCHEDULER_TARGETS
 _MOST = ("overhead_ms", "soak_left", "soak_growth_mb", "math_wrong", "math_slowest")

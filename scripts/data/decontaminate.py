@@ -5,11 +5,8 @@ punctuation and spacing are gone. A shorter text of an evaluation set overlaps w
 that is the same as a whole.
 """
 
-import gzip
-import json
 import re
 import unicodedata
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -57,7 +54,8 @@ def decontaminate(cfg: DecontaminateConfig) -> Tally:
     """Streams the rows; only the evaluation sets are held in memory."""
     index, tally, hits = Overlaps(cfg.n), Tally(), Counter[str]()
     for path in cfg.against:
-        index.add(path, (text for row in evaluation_rows(Path(path)) for text in texts(row)))
+        rows = open_rows(path, published=True)[1]
+        index.add(path, (text for _, row in rows for text in texts(row)))
     with new_file(cfg.output) as out:
         # As kind "open" a row needs no reference: any form of task row passes.
         for row, _ in rows_and_tasks(Path(cfg.input), "open"):
@@ -127,35 +125,6 @@ def texts(value: Any) -> Iterator[str]:
     elif isinstance(value, dict):
         for inside in value.values():
             yield from texts(inside)
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, list):
         for inside in value:
             yield from texts(inside)
-
-
-def evaluation_rows(path: Path) -> Iterator[Any]:
-    """The rows of an evaluation set in whatever form. Raises ConjointError naming file and line."""
-    if not path.is_file():
-        raise ConjointError(f"against={path}: there is no such file")
-    if path.suffix.lower() == ".parquet":
-        yield from (row for _, row in open_rows(path)[1])
-        return
-    try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ConjointError(f"against={path} cannot be read as UTF-8 text: {error}") from error
-    if text.lstrip()[:1] == "[":
-        yield from _parsed(text, str(path))
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield _parsed(line, f"{path} line {number}")
-
-
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConjointError(
-            f"against={where}: invalid JSON ({error}); expected JSON lines or one list"
-        ) from error

@@ -97,7 +97,7 @@ class EvolveConfig:
             if role.temperature < 0 or role.max_tokens < 1:
                 raise ConjointError(f"{key} needs temperature 0 or more and max_tokens 1 or more")
             _as_judge(key, role)
-        self.judge.validate(in_run=False)
+        self.judge.validate_outside_run()
         if self.needs_policy and not self.model:
             raise ConjointError(
                 "give model=PATH, the policy that plays the roles without an endpoint, or "

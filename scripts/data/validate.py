@@ -6,7 +6,7 @@ a case counts if enough of them pass it, the row if enough of them pass all such
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,9 +15,9 @@ from typing import Any
 from conjoint.envs.sources.dataset import rows_and_tasks
 from conjoint.envs.types import ConjointError, Outcome, Task
 from conjoint.rewards.code.reward import CodeReward
+from conjoint.rewards.registry import reference_check
 from conjoint.rewards.sandbox.backend import make_sandbox
 from conjoint.rewards.sandbox.base import Sandbox, SandboxConfig
-from conjoint.rl.tasks import reference_check
 from conjoint.scripts.data.rows import FilesConfig, Tally, configured
 from conjoint.scripts.new_file import new_file
 
@@ -39,7 +39,8 @@ class ValidateConfig(FilesConfig):
     """`conjoint data validate`. The solutions are the rows' field `solutions` or `solution`."""
 
     case_share: float = 0.7
-    """Of three solutions or more, the share that must pass a case; other cases are dropped."""
+    """Share of the solutions that must pass a case, from three solutions on; other cases are
+    dropped."""
     solution_share: float = 0.9
     """Likewise, the share that must pass all cases that stay."""
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
@@ -71,7 +72,8 @@ def run(overrides: list[str]) -> int:
 async def validate(cfg: ValidateConfig, sandbox: Sandbox) -> Tally:
     """Examine the rows in the order of the file, some at once."""
     reward, tally, lost = CodeReward(sandbox), Tally(), 0
-    rows = rows_and_tasks(Path(cfg.input), "code", validate=_check_reference(cfg.sandbox))
+    check = reference_check(["code"], cfg.sandbox)
+    rows = rows_and_tasks(Path(cfg.input), "code", validate=check)
     with new_file(cfg.output) as out:
         while some := list(islice(rows, _AT_ONCE)):
             found = await asyncio.gather(*(examine(task, reward, cfg) for _, task in some))
@@ -85,11 +87,6 @@ async def validate(cfg: ValidateConfig, sandbox: Sandbox) -> Tally:
     if lost:
         tally.notes.append(f"cases dropped from kept rows: {lost:,}")
     return tally
-
-
-def _check_reference(sandbox: SandboxConfig) -> Callable[[str, Any], None] | None:
-    check = reference_check(["code"], sandbox)
-    return (lambda _, reference: check(reference)) if check else None
 
 
 async def examine(

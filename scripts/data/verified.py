@@ -6,19 +6,14 @@ from typing import Any, Protocol
 
 from conjoint.envs.sources.dataset import rows_and_tasks
 from conjoint.envs.types import ConjointError, Task
-from conjoint.rewards.base import JUDGED
-from conjoint.rewards.scoring import DEFAULT_KINDS
+from conjoint.rewards.registry import REWARDS, always_judged, default_kinds, reference_check
 from conjoint.rl.config.overrides import suggest
 from conjoint.rl.nano.start_policy import check_model
 from conjoint.rl.run.interrupt import Interrupt
-from conjoint.rl.tasks import REFERENCE_CHECKS
 from conjoint.rollouts.chat import ChatPolicy
 from conjoint.scripts.eval.config import SampleConfig
 from conjoint.scripts.eval.grader import Grader
 from conjoint.scripts.until_signal import say, supervised
-
-VERIFIERS = REFERENCE_CHECKS.keys() - JUDGED
-"""Rewards that need no judge, and say what a reference must be."""
 
 
 class OfOneKind(Protocol):
@@ -31,18 +26,19 @@ class OfOneKind(Protocol):
 
 def check_kind(kind: str) -> None:
     """Raises ConjointError for a task kind without a verifier."""
-    known = [k for k, names in DEFAULT_KINDS.items() if set(names) <= VERIFIERS]
+    known = [k for k, names in default_kinds().items() if all(map(_verifies, names))]
     if kind not in known:
         raise ConjointError(f"kind={kind} has no verifier; {suggest(kind, known)}")
 
 
+def _verifies(name: str) -> bool:
+    """Whether a reward checks answers against a reference, by more than a judge's opinion."""
+    return REWARDS[name].validate_reference is not None and not always_judged(name)
+
+
 def read(cfg: OfOneKind) -> tuple[list[dict[str, Any]], list[Task]]:
     """The rows and their tasks. Raises ConjointError naming file and line."""
-
-    def check(kind: str, reference: Any) -> None:
-        for name in DEFAULT_KINDS[kind]:
-            REFERENCE_CHECKS[name](reference)
-
+    check = reference_check(default_kinds()[cfg.kind])
     pairs = list(rows_and_tasks(Path(cfg.input), cfg.kind, validate=check))
     if not pairs:
         raise ConjointError(f"{cfg.input} holds no rows")

@@ -1,5 +1,6 @@
 """What a user types after `conjoint eval`: the policy to measure, the suites, how to sample."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -93,7 +94,6 @@ class SampleConfig:
             raise ConjointError(f"max_model_len={self.max_model_len} must be at least 2")
         if self.sampled_at < 0:
             raise ConjointError(f"temperature={self.temperature} must be 0 or more")
-        self.rollout.validate()
         if self.rollout.sleep:
             raise ConjointError("rollout.sleep has no effect here; there is no learner")
         if self.k > 1 and self.sampled_at == 0:
@@ -131,13 +131,13 @@ class SuitesConfig(SampleConfig):
         """Raises ConjointError naming the key if there is no such file."""
         name = SUITES[suite].file
         given = self.paths.get(suite)
-        path = Path(given or Path(self.data) / name).expanduser()
+        path = Path(os.path.expanduser(given or Path(self.data) / name))
         if not given and not self.data:
             raise ConjointError(
                 f"suite {suite} needs its file {name}: give data=FOLDER that holds it, or "
                 f"paths.{suite}=FILE"
             )
-        if not path.is_file():
+        if not os.path.exists(path):
             key = f"paths.{suite}={given}" if given else f"data={self.data}"
             raise ConjointError(
                 f"{key}: there is no file {path} for suite {suite}; get {name}, or name it with "

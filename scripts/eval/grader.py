@@ -21,11 +21,18 @@ from conjoint.rewards.base import RewardContext
 from conjoint.rewards.judge.config import JudgeConfig
 from conjoint.rewards.judge.judge import Judge
 from conjoint.rewards.killable import describe
-from conjoint.rewards.registry import Plugins, reward_table
+from conjoint.rewards.registry import (
+    REWARDS,
+    OwnRewards,
+    Parts,
+    RewardConfig,
+    default_kinds,
+    reward_table,
+)
 from conjoint.rewards.rubrics.find import load_rubrics
 from conjoint.rewards.sandbox.backend import make_sandbox, unfit
 from conjoint.rewards.sandbox.base import SandboxConfig
-from conjoint.rewards.scoring import DEFAULT_KINDS, RewardConfig, Scorer
+from conjoint.rewards.scoring import Scorer
 from conjoint.rl.critic.context import check_judge, judge_endpoint
 from conjoint.rollouts.chat import ChatPolicy
 from conjoint.rollouts.collector import as_they_end
@@ -56,7 +63,7 @@ class GradingConfig(Protocol):
 
 
 class Grader:
-    """The rewards of training for some task kinds, or those that `reward` and `plugins` name.
+    """The rewards of training for some task kinds, or those that `reward` and `own` name.
 
     Starts a sandbox only if a kind runs programs, and asks a judge only if `judge` names one.
     """
@@ -67,27 +74,25 @@ class Grader:
         cfg: GradingConfig,
         reward: RewardConfig | None = None,
         judge: JudgeConfig | None = None,
-        plugins: Plugins | None = None,
+        own: OwnRewards | None = None,
         *,
         confidence: bool = False,
     ) -> None:
-        reward = reward or RewardConfig(kinds={kind: DEFAULT_KINDS[kind] for kind in kinds})
+        reward = reward or RewardConfig(kinds={kind: default_kinds()[kind] for kind in kinds})
         judge = judge or JudgeConfig()
         self._config = cfg.sandbox
         self._sandbox = make_sandbox(cfg.sandbox)
-        self._runs_programs = any("code" in reward.kinds[kind] for kind in kinds)
+        self._runs_programs = any(
+            name in REWARDS and REWARDS[name].fits_sandbox
+            for kind in kinds
+            for name in reward.kinds[kind]
+        )
         self._endpoint = judge_endpoint(judge)
-        self._plugins = plugins or Plugins({})
+        self._own = own or OwnRewards({})
         judged = any("rubric" in names for names in reward.kinds.values())
         rubrics = load_rubrics(reward.rubrics) if judged else []
-        table = reward_table(
-            reward,
-            self._sandbox,
-            Judge(judge),
-            rubrics,
-            self._plugins,
-            cfg.sandbox.isolation,
-        )
+        parts = Parts(reward, self._sandbox, Judge(judge), rubrics, cfg.sandbox.isolation)
+        table = reward_table(parts, self._own)
         context = RewardContext(seed=cfg.seed, judge=self._endpoint)
         self._scorer = Scorer(table, context, kinds if confidence else ())
 
@@ -110,7 +115,7 @@ class Grader:
 
     async def close(self) -> None:
         await self._sandbox.close()
-        await self._plugins.close()
+        await self._own.close()
         if self._endpoint is not None:
             await self._endpoint.close()
 

@@ -5,20 +5,19 @@ reads; IFEval's are their own. References are those of the rewards of training.
 """
 
 import ast
-import gzip
-import json
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from conjoint.envs.sources.rows import open_rows
 from conjoint.envs.types import ConjointError, Message, Task
-from conjoint.rewards.scoring import DEFAULT_KINDS
-from conjoint.rl.tasks import REFERENCE_CHECKS
+from conjoint.rewards.registry import default_kinds, reference_check
 
 Row = Mapping[str, Any]
+
+_NO_ROW = (ConjointError, ValueError, TypeError, AttributeError, SyntaxError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +36,23 @@ class Suite:
 def read_suite(name: str, path: Path, limit: int | None = None) -> list[Task]:
     """The tasks of a suite in the order of its file. Raises ConjointError naming file and row."""
     suite = SUITES[name]
-    checks = [REFERENCE_CHECKS[r] for r in DEFAULT_KINDS[suite.kind] if r in REFERENCE_CHECKS]
+    check = reference_check(default_kinds()[suite.kind])
     tasks = []
-    for number, row in islice(_rows(path), limit):
+    where, rows = open_rows(path, published=True)
+    for number, (line, row) in enumerate(islice(rows, limit), 1):
+        place = f"{path} {where} {line}"
         try:
             task_id, prompt, reference = suite.task(row, number)
             if not isinstance(prompt, str) or not prompt.strip():
                 raise ValueError("the prompt is not text, or empty")
-            for check in checks:
+            prompt.encode()  # raises ValueError for an unpaired surrogate
+            if check is not None:
                 check(reference)
         except KeyError as error:
-            raise ConjointError(f"{path} row {number}: field {error} is missing") from error
-        except (ConjointError, ValueError, TypeError, AttributeError, SyntaxError) as error:
-            raise ConjointError(f"{path} row {number} is not a row of {name}: {error}") from error
+            raise ConjointError(f"{place}: field {error} is missing") from error
+        except _NO_ROW as error:
+            raise ConjointError(f"{place} is not a row of {name}: {error}") from error
         tasks.append(Task(task_id, suite.kind, (Message(role="user", content=prompt),), reference))
-    if not tasks:
-        raise ConjointError(f"{path} holds no rows of {name}")
     if len({task.id for task in tasks}) < len(tasks):
         raise ConjointError(f"{path} holds rows of {name} with equal names; each must have its own")
     return tasks
@@ -121,24 +121,3 @@ SUITES: dict[str, Suite] = {
     "mbpp": Suite("mbpp_sanitized.json", "code", 1024, _mbpp),
     "ifeval": Suite("ifeval_input_data.jsonl", "instruction", 1280, _ifeval),
 }
-
-
-def _rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """(number from 1, row) of JSON lines or of one JSON list, gzipped or not."""
-    try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ConjointError(f"{path} cannot be read as UTF-8 text: {error}") from error
-    try:
-        rows = (
-            json.loads(text)
-            if text.lstrip()[:1] == "["
-            else (json.loads(line) for line in text.split("\n") if line.strip())
-        )
-        for number, row in enumerate(rows, 1):
-            if not isinstance(row, dict):
-                raise ConjointError(f"{path} row {number} is not a JSON object")
-            yield number, row
-    except (ValueError, RecursionError) as error:
-        raise ConjointError(f"{path} is neither JSON lines nor a JSON list: {error}") from error

@@ -5,11 +5,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from conjoint.envs.types import ConjointError
-from conjoint.rewards.base import JUDGED
 from conjoint.rewards.judge.config import JudgeConfig
-from conjoint.rewards.registry import BUILT_IN
+from conjoint.rewards.registry import REWARDS, RewardConfig, always_judged
 from conjoint.rewards.sandbox.base import SandboxConfig
-from conjoint.rewards.scoring import RewardConfig
 from conjoint.rl.config.compose import compose, typed
 
 _PLAIN = ("reward", "input", "output", "row")
@@ -34,7 +32,7 @@ class GradeConfig:
     pass_threshold: float = 1.0
     """The lowest score that is a pass."""
     seed: int = 0
-    """Of a judge's draws."""
+    """Seed of a judge's draws."""
     concurrency: int = 64
     """Groups in work at a time."""
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -49,18 +47,18 @@ class GradeConfig:
     @property
     def own(self) -> bool:
         """Whether the reward is the user's own, not one of conjoint's."""
-        return self.name not in BUILT_IN
+        return self.name not in REWARDS
 
     def validate(self) -> None:
         """Raises ConjointError for a reward or a number that cannot be."""
         if not self.name:
             raise ConjointError(
-                f"reward is not given; name one of {', '.join(BUILT_IN)}, or module:function or "
+                f"reward is not given; name one of {', '.join(REWARDS)}, or module:function or "
                 "path/to/file.py:function for one of your own"
             )
         if self.own and ":" not in self.name:
             raise ConjointError(
-                f"reward={self.name} is not known; known are {', '.join(BUILT_IN)}, and "
+                f"reward={self.name} is not known; known are {', '.join(REWARDS)}, and "
                 "module:function or path/to/file.py:function for one of your own"
             )
         if not 0 < self.pass_threshold <= 1:
@@ -71,11 +69,11 @@ class GradeConfig:
             raise ConjointError(f"concurrency={self.concurrency} must be at least 1")
         if self.name == "rubric" and not self.reward.rubrics:
             raise ConjointError("reward=rubric needs a rubric; reward.rubrics is empty")
-        self.judge.validate(in_run=False)
+        self.judge.validate_outside_run()
 
     def check_judge(self) -> None:
         """Raises ConjointError if the reward asks a judge and there is none."""
-        if self.name in JUDGED and not self.judge.endpoint:
+        if always_judged(self.name) and not self.judge.endpoint:
             raise ConjointError(
                 f"reward={self.name} asks a judge; give judge.endpoint=URL and "
                 "judge.endpoint_model=NAME of an OpenAI-compatible server"

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Sequence
 
 from conjoint.envs.types import ConjointError, Group, Score
-from conjoint.rewards.base import JUDGED, Example, RewardContext
+from conjoint.rewards.base import Example, RewardContext
 from conjoint.rewards.plugins import PluginReward
 from conjoint.rewards.probes.cheats import CATEGORIES, ProbeReport, run_probes, stock_examples
 from conjoint.rewards.probes.contract import Report, check
-from conjoint.rewards.registry import examples_of, load_own
+from conjoint.rewards.registry import REWARDS, always_judged, load_own_reward
 from conjoint.rewards.text.quoting import printable
 from conjoint.scripts.eval.grader import Grader
 from conjoint.scripts.grade.config import GradeConfig
@@ -27,9 +27,9 @@ def probe_words(cfg: GradeConfig) -> tuple[list[str], bool]:
     Raises ConjointError if the reward could score none of them.
     """
     if cfg.own:
-        report = asyncio.run(_probe_own(cfg, load_own(cfg.reward, cfg.name, "reward")))
+        report = asyncio.run(_probe_own(cfg, load_own_reward(cfg.reward, cfg.name, "reward")))
     else:
-        examples = _given(cfg) or examples_of(cfg.name)
+        examples = _given(cfg) or REWARDS[cfg.name].examples()
         grader = make_grader(cfg, {example.task.kind for example in examples})
         report = asyncio.run(_probe_shipped(cfg, grader, examples))
     return report_words(cfg, report), bool(report.paid)
@@ -42,7 +42,7 @@ def check_words(cfg: GradeConfig) -> tuple[list[str], bool]:
             f"--check={cfg.name}: expected module:function or path/to/file.py:function of a reward "
             "of your own; conjoint's are tried with --probe"
         )
-    plugin = load_own(cfg.reward, cfg.name, "--check")
+    plugin = load_own_reward(cfg.reward, cfg.name, "--check")
     form = {"trl": "TRL's form", "task": "the form (task, response)"}[plugin.form]
     report = asyncio.run(_check(cfg, plugin))
     lines = [f"{cfg.name} ({form}): {len(report.tried)} kinds of input: {', '.join(report.tried)}"]
@@ -137,7 +137,7 @@ def _unscored_words(cfg: GradeConfig, report: ProbeReport) -> list[str]:
     count = len(report.unscored)
     if not count:
         return []
-    if cfg.name in JUDGED and not cfg.judge.endpoint:
+    if always_judged(cfg.name) and not cfg.judge.endpoint:
         return [
             f"{count} are for a judge to decide; give judge.endpoint=URL and "
             "judge.endpoint_model=NAME to try them"

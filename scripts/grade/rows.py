@@ -9,18 +9,15 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from conjoint.envs.sources.rows import open_rows
+from conjoint.envs.sources.rows import json_type, open_rows
 from conjoint.envs.types import ConjointError, Message, Status, Task
 
 _ROLES = ("system", "user", "assistant", "tool")
 _KNOWN = frozenset(
     ("id", "group", "kind", "messages", "prompt", "reference", "response", "meta", "status")
 )
-_TYPES = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number"}
-_TYPES |= {float: "a number", type(None): "null"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +38,13 @@ class GradeRow:
 
 def read_rows(path: str) -> list[GradeRow]:
     """Every row of the file. Raises ConjointError naming file, line and field."""
-    file = Path(path).expanduser()
-    where, rows = open_rows(file)
+    where, rows = open_rows(path)
     found = []
     for line, row in rows:
         try:
             found.append(read_row(line, row))
         except ValueError as error:
-            raise ConjointError(f"{file} {where} {line}: {error}.") from error
-    if not found:
-        raise ConjointError(f"{file} holds no rows; expected one JSON object a line.")
+            raise ConjointError(f"{path} {where} {line}: {error}.") from error
     return found
 
 
@@ -116,14 +110,14 @@ def _messages(row: Mapping[str, Any]) -> list[Message]:
     for place, message in enumerate(given):
         where = f"{field}[{place}]"
         if not isinstance(message, Mapping):
-            raise ValueError(f"field '{where}' is {_type(message)}; expected role and content")
+            raise ValueError(f"field '{where}' is {json_type(message)}; expected role and content")
         role, content = message.get("role"), message.get("content")
         if role not in list(_ROLES):
             raise ValueError(
                 f"field '{where}.role' is {role!r}; expected one of {', '.join(_ROLES)}"
             )
         if not isinstance(content, str):
-            raise ValueError(f"field '{where}.content' is {_type(content)}; expected text")
+            raise ValueError(f"field '{where}.content' is {json_type(content)}; expected text")
         messages.append(Message(role=role, content=content))
     return messages
 
@@ -133,7 +127,7 @@ def _label(row: Mapping[str, Any], field: str) -> Any:
     finite = not isinstance(value, float) or math.isfinite(value)
     if finite and not isinstance(value, bool) and isinstance(value, str | int | float | None):
         return value
-    raise ValueError(f"field '{field}' is {_type(value)}; expected text or a finite number")
+    raise ValueError(f"field '{field}' is {json_type(value)}; expected text or a finite number")
 
 
 def _content(task: Task) -> list[Any]:
@@ -147,8 +141,4 @@ def _digest(content: Any) -> str:
 
 
 def _found(row: Mapping[str, Any], field: str) -> str:
-    return _type(row[field]) if field in row else "missing"
-
-
-def _type(value: Any) -> str:
-    return _TYPES.get(type(value), type(value).__name__)
+    return json_type(row[field]) if field in row else "missing"

@@ -8,20 +8,18 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from conjoint.envs.sources.dataset import NEEDS_REFERENCE, no_reference
+from conjoint.envs.sources.dataset import no_reference
 from conjoint.envs.types import ConjointError, Group, Message, Outcome, Score, Status, Trajectory
-from conjoint.rewards.judge import critic
-from conjoint.rewards.registry import Plugins, load_own
+from conjoint.rewards.registry import OwnRewards, load_own_reward, reference_check
 from conjoint.rewards.text.quoting import printable
 from conjoint.rl.run.console import RunConsole
-from conjoint.rl.tasks import reference_check
 from conjoint.scripts.eval.grader import Grader
 from conjoint.scripts.grade.config import GradeConfig
 from conjoint.scripts.grade.rows import GradeRow, grouped, read_rows
 from conjoint.scripts.new_file import new_file
 
 Check = Callable[[Any], None]
-"""Of a reference; raises ConjointError or ValueError."""
+"""Checks a task's reference. Raises ConjointError or ValueError for one that cannot be used."""
 
 BAD_REFERENCE = "bad_reference"
 
@@ -79,11 +77,7 @@ def _input(cfg: GradeConfig) -> list[GradeRow]:
 
 
 def _grade(cfg: GradeConfig, rows: Sequence[GradeRow]) -> list[Verdict]:
-    check = (
-        critic.validate_reference
-        if cfg.name == "critic"
-        else reference_check([cfg.name], cfg.sandbox, answers_known=True)
-    )
+    check = reference_check([cfg.name], cfg.sandbox, answers_known=True)
     verdicts = {row.line: v for row in rows if (v := _ungradable(cfg, row, check)) is not None}
     left = [row for row in rows if row.line not in verdicts]
     groups = grouped(left, pairwise=cfg.pairwise, path=cfg.input)
@@ -96,8 +90,8 @@ def _grade(cfg: GradeConfig, rows: Sequence[GradeRow]) -> list[Verdict]:
 def make_grader(cfg: GradeConfig, kinds: Collection[str]) -> Grader:
     """The reward of the config for these kinds, not started. Raises ConjointError."""
     reward = replace(cfg.reward, kinds={kind: [cfg.name] for kind in kinds})
-    own = {cfg.name: load_own(cfg.reward, cfg.name, "reward")} if cfg.own else {}
-    return Grader(sorted(kinds), cfg, reward, cfg.judge, Plugins(own))
+    own = {cfg.name: load_own_reward(cfg.reward, cfg.name, "reward")} if cfg.own else {}
+    return Grader(sorted(kinds), cfg, reward, cfg.judge, OwnRewards(own))
 
 
 async def _score(
@@ -145,19 +139,18 @@ def _ungradable(cfg: GradeConfig, row: GradeRow, check: Check | None) -> Verdict
     if row.unfinished:
         reason = "the run could not finish this answer (its status is failed)"
         return Verdict(row, None, Outcome.INFRA_ERROR, (reason,))
-    if check is None and not (cfg.own and row.task.kind in NEEDS_REFERENCE):
+    if check is None:
         return None
     problem = _reference_problem(row.task.reference, check)
     return Verdict(row, None, Outcome.ERROR, (BAD_REFERENCE, problem)) if problem else None
 
 
-def _reference_problem(reference: Any, check: Check | None) -> str:
+def _reference_problem(reference: Any, check: Check) -> str:
     """Why no answer can be graded by it, "" if one can be: what `train` would refuse."""
     if lacks := no_reference(reference):
         return f"the reference is {lacks}"
     try:
-        if check is not None:
-            check(reference)
+        check(reference)
     except (ConjointError, ValueError, RecursionError) as error:
         return str(error)
     return ""

@@ -4,14 +4,12 @@ with another judge, and with itself when the answers change places."""
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from conjoint.envs.sources.rows import open_rows
 from conjoint.envs.types import ConjointError, Group, Message, Status, Trajectory
-from conjoint.rewards.base import JUDGED
 from conjoint.rewards.judge.judge import Judge
+from conjoint.rewards.registry import always_judged, reference_check
 from conjoint.rewards.rubrics.rubric import Rubric
-from conjoint.rl.run.folder import read_jsonl
-from conjoint.rl.tasks import reference_check
 from conjoint.scripts.grade.config import GradeConfig
 from conjoint.scripts.grade.run import make_grader
 from conjoint.scripts.rubric.preview import cost
@@ -77,7 +75,7 @@ def run(words: Sequence[str]) -> int:
 
 async def verified(cfg: AgreeConfig, groups: Sequence[Answers]) -> list[Answers]:
     """The groups with a verifier's scores as labels. Raises ConjointError."""
-    if cfg.verifier in JUDGED:
+    if always_judged(cfg.verifier):
         raise ConjointError(
             f"verifier={cfg.verifier} is a judge's opinion; name one that proves, such as math"
         )
@@ -126,18 +124,16 @@ def truth_of(pair: Judged) -> Truth | None:
 
 def read_verdicts(path: str) -> Verdicts:
     """Another judge's winners from its verdicts.jsonl, in both directions. Raises ConjointError."""
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise ConjointError(f"against={path}: there is no such file; give a verdicts.jsonl")
     found: Verdicts = {}
-    for row in read_jsonl(file):
-        try:
-            task, a, b, winner = (row[k] for k in ("task", "response_a", "response_b", "winner"))
-        except KeyError as error:
+    where, rows = open_rows(path)
+    for number, row in rows:
+        *key, winner = (row.get(k) for k in ("task", "response_a", "response_b", "winner"))
+        if not all(isinstance(text, str) for text in key) or winner not in [*_SWAP, None]:
             raise ConjointError(
-                f"against={path}: a row has no field {error}; give the verdicts.jsonl that preview "
-                "or agree wrote"
-            ) from error
+                f"against={path} {where} {number}: expected the fields task, response_a, "
+                "response_b and winner, as in the verdicts.jsonl that preview or agree wrote"
+            )
+        task, a, b = map(str, key)
         if winner is not None:
             found[task, a, b], found[task, b, a] = winner, _SWAP[winner]
     return found

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from conjoint.rewards.registry import default_kinds
 from conjoint.rewards.rubrics.file import RubricFile, read_rubric
 from conjoint.rewards.rubrics.find import find_rubric, shipped_rubrics
 from conjoint.rewards.rubrics.rubric import EVERY_KIND, Rubric
-from conjoint.rewards.scoring import DEFAULT_KINDS
 from conjoint.scripts.rubric.shared.config import LintConfig, load_as
 from conjoint.scripts.rubric.shared.page import Page, Table
 from conjoint.scripts.rubric.wording import contradiction, same, vague_terms
@@ -165,10 +165,10 @@ def _keys(file: RubricFile, rubric: Rubric) -> Iterator[Finding]:
             f"say it in {MAX_SHORT}: the compact template is for policies with little context",
         )
     for i, kind in enumerate(rubric.applies_to):
-        if kind != EVERY_KIND and kind not in DEFAULT_KINDS:
+        if kind != EVERY_KIND and kind not in default_kinds():
             yield Finding(
                 *(ADVICE, "kinds", file.path, file.line_of(f"applies_to[{i}]")),
-                f"'{kind}' is no task kind of conjoint ({', '.join(DEFAULT_KINDS)})",
+                f"'{kind}' is no task kind of conjoint ({', '.join(default_kinds())})",
                 "correct it, unless your run has a kind of its own with this name",
             )
     if rubric.kind == "prescriptive" and not any(c.mandatory for c in rubric.criteria):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from conjoint.envs.types import Task
 from conjoint.rewards.judge.judge import Judge
+from conjoint.rewards.registry import RewardConfig
 from conjoint.rewards.rubrics.find import load_rubrics
 from conjoint.rewards.rubrics.rubric import EVERY_KIND, Rubric
-from conjoint.rewards.scoring import RewardConfig
 from conjoint.rollouts.chat import ChatPolicy
 from conjoint.scripts.rubric.attacks import SHIPPED, Attack, read_attacks
 from conjoint.scripts.rubric.preview import cost

@@ -34,7 +34,7 @@ class Ended:
     code: int
     output: str
     names: tuple[str, ...] = ()
-    """Of the processes that an interrupted command had at that moment."""
+    """Names of the processes that an interrupted command had at that moment."""
 
 
 def conjoint(*args: str, timeout: float = 600, cwd: Path | None = None) -> Ended:

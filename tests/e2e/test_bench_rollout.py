@@ -16,7 +16,7 @@ PROMPTS, SIZE, ANSWER = 2, 4, 6
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a shape that vLLM's CPU attention serves, tied as nano and SmolLM2 are."""
+    """A model of a shape that vLLM's CPU attention serves, tied as nano and SmolLM2 are."""
     from conjoint.rl.nano.model import NanoConfig, build_tokenizer
 
     path = tmp_path_factory.mktemp("tiny")

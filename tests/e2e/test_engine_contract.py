@@ -52,7 +52,7 @@ async def exercise(folder: Path) -> list[str]:
 async def a_killed_worker_is_replaced_and_its_answers_are_the_same(
     rig: Rig, engine: VllmEngine
 ) -> None:
-    """Of the weights sent last: those of the folder would draw other tokens."""
+    """The replacement must have the weights sent last: the folder's would draw other tokens."""
     whole = await rig.start()
     running = rig.start()
     await asyncio.sleep(0.1)

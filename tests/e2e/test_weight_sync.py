@@ -19,7 +19,7 @@ END = 1
 
 
 def tiny(folder: Path, *, tied: bool) -> Path:
-    """Of a shape that vLLM's CPU attention serves."""
+    """A model of a shape that vLLM's CPU attention serves."""
     shape = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
     return tiny_llama(
         folder,

@@ -30,8 +30,10 @@ VERL = {
 GSM8K = {"question": "2+2?", "answer": "2+2=<<2+2=4>>4\n#### 4"}
 
 
-def validate(kind: str, reference: Any) -> None:
-    {"math": math_reward, "instruction": instructions}[kind].validate_reference(reference)
+CHECKS = {
+    "math": math_reward.validate_reference,
+    "instruction": instructions.validate_reference,
+}
 
 
 def write(folder: Path, rows: list[Any], ending: str = ".jsonl") -> Path:
@@ -44,7 +46,7 @@ def write(folder: Path, rows: list[Any], ending: str = ".jsonl") -> Path:
 
 
 def load(path: Path, kind: str = "math", suffix: str = "") -> DatasetSource:
-    return DatasetSource(path, kind, suffix=suffix, validate=validate)
+    return DatasetSource(path, kind, suffix=suffix, validate=CHECKS.get(kind))
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
@@ -87,7 +89,7 @@ def test_a_kind_of_ones_own_with_a_verifier_needs_what_the_verifier_needs(tmp_pa
     path = write(tmp_path, [{"prompt": "1+1?", "answer": "2"}, {"prompt": "2+2?", "answer": None}])
     check = math_reward.validate_reference
     with pytest.raises(ConjointError, match=r"line 2: field 'answer' is missing; kind 'algebra'"):
-        DatasetSource(path, "algebra", validate=lambda kind, reference: check(reference))
+        DatasetSource(path, "algebra", validate=check)
 
 
 def test_blank_lines_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> None:

@@ -161,7 +161,6 @@ def test_a_function_of_another_form_is_refused(file: Path, name: str, says: str)
     [
         ({"deadline_s": 0}, "deadline_s=0"),
         ({"low": 1.0}, "range 1.0 to 1.0"),
-        ({"workers": 0}, "workers=0"),
     ],
 )
 def test_limits_are_checked(file: Path, settings: dict, says: str) -> None:

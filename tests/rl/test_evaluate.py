@@ -49,12 +49,12 @@ async def test_self_preference_compares_with_the_start_where_the_verifier_sees_n
 ):
     system = build(tmp_path / "run", *KEYS, "eval.judge_pairs=9", verifier=always, engine=Vain())
     await train(system)
-    rows = logged(system.folder)
+    rows = logged(system.record.folder)
     assert [row["step"] for row in rows] == STEPS
     assert "judge_eval/self_preference" not in rows[0], "at the start there is nobody else"
     assert [row["judge_eval/self_preference"] for row in rows[1:]] == [1.0, 1.0]
     assert [row["judge_eval/self_preference_pairs"] for row in rows[1:]] == [9.0, 9.0]
-    pairs = read_jsonl(system.folder.eval_of("judge_self_end"))
+    pairs = read_jsonl(system.record.folder.eval_of("judge_self_end"))
     assert len(pairs) == 9 and {tuple(row["said"]) for row in pairs} == {("A", "B")}
     assert {row["kind"] for row in pairs} == {"self"} and {row["score"] for row in pairs} == {1.0}
     assert 0 <= rows[0]["judge_eval/accuracy"] <= 1 and "judge_eval/swap_consistency" in rows[0]
@@ -74,15 +74,18 @@ async def test_answers_that_differ_in_more_are_not_compared(
 ):
     system = build(tmp_path / "run", *KEYS, *keys, verifier=verifier, engine=Vain())
     await train(system)
-    assert len(logged(system.folder)) == 3
-    assert not any("judge_eval/self_preference" in row for row in logged(system.folder))
-    assert not system.folder.eval_of("judge_self_end").exists()
+    assert len(logged(system.record.folder)) == 3
+    assert not any("judge_eval/self_preference" in row for row in logged(system.record.folder))
+    assert not system.record.folder.eval_of("judge_self_end").exists()
 
 
 async def test_without_pairs_nothing_is_asked_of_the_judge(tmp_path: Path):
     system = build(tmp_path / "run", *KEYS, "eval.judge_pairs=0", verifier=always, engine=Vain())
     await train(system)
-    assert not logged(system.folder) and not system.folder.eval_of("judge_start").exists()
+    assert (
+        not logged(system.record.folder)
+        and not system.record.folder.eval_of("judge_start").exists()
+    )
 
 
 def test_a_pair_that_leaves_no_room_for_a_verdict_is_named():
@@ -104,9 +107,11 @@ async def test_answers_to_open_tasks_are_kept_and_not_graded(tmp_path: Path):
     keys = ("eval.open_tasks=3", "eval.judge_pairs=0", "eval.tasks=0", "tasks.open.weight=4")
     system = build(tmp_path / "run", *KEYS, *keys, verifier=always, engine=Vain())
     await train(system)
-    start, end = (read_jsonl(system.folder.eval_of(f"open_{tag}")) for tag in ("start", "end"))
+    start, end = (
+        read_jsonl(system.record.folder.eval_of(f"open_{tag}")) for tag in ("start", "end")
+    )
     assert [row["task_id"] for row in start] == [row["task_id"] for row in end]
     assert len(start) == 3 and {(row["kind"], row["score"]) for row in start} == {("open", None)}
     assert "v0" in "".join(row["response"] for row in start)
     assert "v2" in "".join(row["response"] for row in end)
-    assert not system.folder.eval_of("start").exists()
+    assert not system.record.folder.eval_of("start").exists()

@@ -78,7 +78,7 @@ async def test_overlap_and_partial_decide_when_engines_pause_and_what_is_frozen(
 ):
     engine = Patient()
     system = build(tmp_path / "run", *AHEAD, *overrides, engine=engine)
-    system.weight_sync._drain = not system.cfg.rollout.partial
+    system.learning.weight_sync._drain = not system.cfg.rollout.partial
     await train(system)
     assert engine.pauses == pauses
 
@@ -106,7 +106,7 @@ def test_only_the_newest_segment_is_left_to_train():
 
 async def test_mask_stale_decides_what_the_learner_gets(tmp_path: Path):
     def trained(system: Any) -> int:
-        return sum(u.num_tokens for batch in system.learner.batches for u in batch.updates)
+        return sum(u.num_tokens for batch in system.learning.learner.batches for u in batch.updates)
 
     class Mixed(Patient):
         """An answer sampled ahead has its last token from the next weights."""
@@ -133,7 +133,7 @@ async def test_flat_groups_are_replaced(tmp_path: Path):
     await train(system)
     (row,) = metrics(system)
     assert row["rollout/replaced"] > 0
-    rows = read_jsonl(system.folder.rollouts_of(1))
+    rows = read_jsonl(system.record.folder.rollouts_of(1))
     assert len({r["group"] for r in rows}) == 8
 
 
@@ -153,7 +153,7 @@ async def test_a_checkpoint_keeps_the_waves_under_way(tmp_path: Path):
     )
     await train(system)
     waves = {}
-    for folder in sorted(system.folder.checkpoints.iterdir()):
+    for folder in sorted(system.record.folder.checkpoints.iterdir()):
         state = json.loads((folder / "state.json").read_text())
         waves[folder.name] = {w: len(slots) for w, slots in state["scheduler"]["waves"].items()}
     assert waves["step-000001"] == {"1": 8, "2": 8}

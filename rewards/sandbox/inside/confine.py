@@ -5,9 +5,11 @@ nothing else, or a scratch directory under Landlock; then an unprivileged user. 
 with the parent, no new privileges, no capabilities, limits, Landlock, seccomp.
 """
 
+import errno
 import fcntl
 import os
 import resource
+import signal
 from dataclasses import dataclass
 
 from conjoint.rewards.sandbox.kernel import landlock, seccomp
@@ -15,10 +17,15 @@ from conjoint.rewards.sandbox.kernel import syscalls as kernel
 from conjoint.rewards.sandbox.kernel.seccomp import Filter
 from conjoint.rewards.sandbox.kernel.syscalls import (
     MS_BIND,
+    MS_NOATIME,
     MS_NODEV,
+    MS_NODIRATIME,
     MS_NOEXEC,
     MS_NOSUID,
+    MS_PRIVATE,
     MS_RDONLY,
+    MS_REC,
+    MS_RELATIME,
     MS_REMOUNT,
 )
 from conjoint.rewards.sandbox.spec import Spec
@@ -27,6 +34,16 @@ NAMESPACES, LANDLOCK = "namespaces", "landlock"
 _HIDDEN = ("site-packages", "dist-packages", "test", "ensurepip", "idlelib", "sitecustomize.py")
 """Parts of a library directory that are not Python's own, or of no use to a solution."""
 _ZONES = "/usr/share/zoneinfo"
+_LOCKED = {
+    os.ST_RDONLY: MS_RDONLY,
+    os.ST_NOSUID: MS_NOSUID,
+    os.ST_NODEV: MS_NODEV,
+    os.ST_NOEXEC: MS_NOEXEC,
+    os.ST_NOATIME: MS_NOATIME,
+    os.ST_NODIRATIME: MS_NODIRATIME,
+    os.ST_RELATIME: MS_RELATIME,
+}
+"""What statvfs() reports of a mount -> the flag of mount() that keeps it so."""
 _PROCESSES = 64
 _HIDDEN_FILES_MB = 4
 """Largest file of the Landlock tier: an unlinked one is out of the quota's sight, 64 at most."""
@@ -54,9 +71,11 @@ def enter(spec: Spec) -> Room:
 def _enter_landlock(spec: Spec) -> Room:
     scratch = spec.directory
     if spec.layers.landlock and landlock.abi() == 0:
-        raise OSError(38, "landlock: this kernel has none, or it is turned off")
+        raise OSError(errno.ENOSYS, "landlock: this kernel has none, or it is turned off")
     if spec.uid is None and spec.layers.landlock and landlock.abi() < 4:
-        raise OSError(38, f"landlock: version {landlock.abi()}, needs 4 without a user to drop to")
+        raise OSError(
+            errno.ENOSYS, f"landlock: version {landlock.abi()}, needs 4 without a user to drop to"
+        )
     if spec.uid is not None:
         os.chown(scratch, spec.uid, spec.uid)
         _become(spec.uid)
@@ -138,7 +157,7 @@ def _become(uid: int) -> None:
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
     if os.getresuid() != (uid, uid, uid):
-        raise OSError(1, "setresuid: the user did not change")
+        raise OSError(errno.EPERM, "setresuid: the user did not change")
 
 
 def _map_user(proc: int, uid: int, gid: int) -> None:
@@ -159,7 +178,7 @@ def _map_user(proc: int, uid: int, gid: int) -> None:
 def _change_root(spec: Spec) -> None:
     """A new root: an empty tmpfs with read-only binds of the library, zones and five devices."""
     root = spec.directory
-    kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
+    kernel.mount("none", "/", flags=MS_REC | MS_PRIVATE)
     kernel.mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=1m,nr_inodes=1024")
     for name in (_scratch(spec), "/dev", "/hidden"):
         os.mkdir(root + name, 0o755)
@@ -199,8 +218,8 @@ def _show(path: str, root: str) -> None:
 def _bind(source: str, target: str, extra: int, writable: bool = False) -> None:
     kernel.mount(source, target, flags=MS_BIND)
     # Flags the host set are locked inside a user namespace: leaving one out is refused.
-    kept = os.statvfs(target).f_flag
-    flags = kept & 0xF | kept & 0xC00 | (1 << 21 if kept & 0x1000 else 0)
+    seen = os.statvfs(target).f_flag
+    flags = sum(kept for reported, kept in _LOCKED.items() if seen & reported)
     if source not in landlock.DEVICES or not writable:
         flags |= MS_RDONLY
     kernel.mount("none", target, flags=flags | extra | MS_NOSUID | MS_REMOUNT | MS_BIND)
@@ -225,7 +244,7 @@ def mount_scratch(spec: Spec) -> None:
 
 def confine(spec: Spec, room: Room, allowed: Filter) -> None:
     """Lock the calling process in for good, as the last act before untrusted code."""
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     kernel.drop_capabilities()
     if spec.layers.rlimits:

@@ -3,6 +3,7 @@
 Nothing here follows a link, recurses, or builds a path: depth, names and modes are the program's.
 """
 
+import errno
 import os
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -18,7 +19,7 @@ def used_bytes(path: str) -> int:
             for entry in entries:
                 seen += 1
                 if seen > MAX_INODES:
-                    raise OSError(28, f"more than {MAX_INODES} files")
+                    raise OSError(errno.ENOSPC, f"more than {MAX_INODES} files")
                 try:
                     total += entry.stat(follow_symlinks=False).st_blocks * 512
                 except FileNotFoundError:

@@ -24,7 +24,9 @@ from conjoint.rewards.sandbox.kernel.seccomp import Filter
 _STDERR_CAP = 64 << 10
 _TICK_MS = 50
 _SETUP_S = 10.0
-_DONE_WITH = ("finished", "")
+_Ending = tuple[str, str]
+"""How a solution ended (a value of `base.Ended`) and why, in words."""
+_DONE_WITH: _Ending = ("finished", "")
 
 
 @dataclass(slots=True)
@@ -52,6 +54,29 @@ class _Stream:
     @property
     def over(self) -> bool:
         return self.kill_over and len(self.data) > self.cap
+
+
+@dataclass(slots=True)
+class _Run:
+    """One running solution as it is watched: what it wrote, and since when it runs."""
+
+    out: _Stream
+    err: _Stream
+    replies: _Stream
+    setup: _Stream
+    begun: float
+    ready_at: float | None = None
+    """When every layer of the jail was in place: from then on its wall clock runs."""
+    next_look: float = 0.0
+    """When files and memory, which no event reports, are measured again."""
+
+    @property
+    def streams(self) -> tuple[_Stream, ...]:
+        return self.out, self.err, self.replies, self.setup
+
+    @property
+    def over(self) -> bool:
+        return self.out.over or self.replies.over
 
 
 def main(sock: socket.socket, orders: spec.Spec, room: rooms.Room, lifeline: int) -> NoReturn:
@@ -187,27 +212,39 @@ def _watch(
     `talk` is the pipe on which the pool sends calls, if it does: once it is closed there, the
     solution is done with.
     """
-    orders, room = job.orders, job.room
-    cap = orders.output_kb << 10
-    out, err, replies, setup = (
-        _Stream(pipes[0], cap, True),
-        _Stream(pipes[1], _STDERR_CAP, False),
-        _Stream(pipes[2], cap, True),
-        _Stream(pipes[3], 1000, False),
+    cap = job.orders.output_kb << 10
+    run = _Run(
+        out=_Stream(pipes[0], cap, True),
+        err=_Stream(pipes[1], _STDERR_CAP, False),
+        replies=_Stream(pipes[2], cap, True),
+        setup=_Stream(pipes[3], 1000, False),
+        begun=time.monotonic(),
     )
-    streams = {s.descriptor: s for s in (out, err, replies, setup)}
+    killed = _collect(sock, job, pid, run, tree, talk)
+    if killed is not None:
+        os.kill(pid, signal.SIGKILL)
+    _, status, usage = os.wait4(pid, 0)
+    for stream in run.streams:
+        # At most what a full pipe holds: nobody who still writes may keep us here.
+        for _ in range(32):
+            if not stream.open or not stream.read():
+                break
+    return _ended(job, run, killed, status, usage.ru_utime + usage.ru_stime)
+
+
+def _collect(
+    sock: socket.socket, job: _Job, pid: int, run: _Run, tree: Tree | None, talk: list[int]
+) -> _Ending | None:
+    """Read what the solution writes until it ends by itself (None) or must be killed (why)."""
+    streams = {stream.descriptor: stream for stream in run.streams}
     exited = os.pidfd_open(pid)
-    begun = time.monotonic()
-    ready_at: float | None = None
-    killed: tuple[str, str] | None = None
-    next_look = begun
     poll = select.poll()
     for descriptor in (*streams, exited):
         poll.register(descriptor, select.POLLIN)
     poll.register(sock, select.POLLRDHUP)
     for descriptor in talk:
         poll.register(descriptor, 0)
-    while killed is None:
+    while True:
         events = dict(poll.poll(_TICK_MS))
         now = time.monotonic()
         if sock.fileno() in events:
@@ -217,44 +254,40 @@ def _watch(
             streams[descriptor].read()
             if not streams[descriptor].open:
                 poll.unregister(descriptor)
-        if ready_at is None and setup.data[:1] == b"k":
-            ready_at = now
+        if run.ready_at is None and run.setup.data[:1] == b"k":
+            run.ready_at = now
         if exited in events:
-            break
+            return None
         if any(descriptor in events for descriptor in talk):
-            killed = _DONE_WITH
-            continue
-        if ready_at is None:
-            if now - begun > _SETUP_S:
-                killed = ("infra_error", f"the jail was not ready after {_SETUP_S:g} s")
-        elif now - ready_at > orders.wall_s:
-            killed = ("timeout", f"ran longer than {orders.wall_s:g} s")
-        elif out.over or replies.over:
-            killed = ("error", f"wrote more than {orders.output_kb} KiB")
-        elif now >= next_look:
-            next_look = now + _TICK_MS / 1000
-            if orders.tier == rooms.LANDLOCK:
-                killed = _over_quota(room.scratch, orders.scratch_mb)
-            if tree is not None and tree.resident_bytes() > orders.memory_mb << 20:
-                killed = ("error", f"used more than {orders.memory_mb} MiB of memory")
-    if killed is not None:
-        os.kill(pid, signal.SIGKILL)
-    _, status, usage = os.wait4(pid, 0)
-    for stream in streams.values():
-        # At most what a full pipe holds: nobody who still writes may keep us here.
-        for _ in range(32):
-            if not stream.open or not stream.read():
-                break
-    cpu = usage.ru_utime + usage.ru_stime
-    wall = time.monotonic() - (ready_at or begun)
-    if killed == _DONE_WITH and not _was_killed(status):
-        killed = None  # it had ended by itself, which tells more
-    if setup.data != b"k" and killed is None:
-        why = bytes(setup.data).removeprefix(b"k").decode(errors="replace")
-        killed = ("infra_error", why or f"set-up ended with status {status}")
-    if killed is None and (out.over or replies.over):
-        killed = ("error", f"wrote more than {orders.output_kb} KiB")
-    ended, reason = killed or _verdict(status, cpu, job)
+            return _DONE_WITH
+        if (broken := _broken_limit(job, run, tree, now)) is not None:
+            return broken
+
+
+def _broken_limit(job: _Job, run: _Run, tree: Tree | None, now: float) -> _Ending | None:
+    """The limit that the running solution is beyond, None if it may go on."""
+    orders = job.orders
+    if run.ready_at is None:
+        late = now - run.begun > _SETUP_S
+        return ("infra_error", f"the jail was not ready after {_SETUP_S:g} s") if late else None
+    if now - run.ready_at > orders.wall_s:
+        return "timeout", f"ran longer than {orders.wall_s:g} s"
+    if run.over:
+        return "error", f"wrote more than {orders.output_kb} KiB"
+    if now < run.next_look:
+        return None
+    run.next_look = now + _TICK_MS / 1000
+    if tree is not None and tree.resident_bytes() > orders.memory_mb << 20:
+        return "error", f"used more than {orders.memory_mb} MiB of memory"
+    if orders.tier == rooms.LANDLOCK:
+        return _over_quota(job.room.scratch, orders.scratch_mb)
+    return None
+
+
+def _ended(job: _Job, run: _Run, killed: _Ending | None, status: int, cpu: float) -> bytes:
+    """The report frame of a solution that is gone."""
+    wall = time.monotonic() - (run.ready_at or run.begun)
+    ended, reason = _ending(job, run, killed, status, cpu)
     binary = b""
     if job.how == starts.COMPILE and ended == "finished":
         try:
@@ -262,11 +295,24 @@ def _watch(
         except OSError as error:
             ended, reason = "error", f"left no program: {error.strerror}"
     header = {"ended": ended, "reason": reason, "wall_s": wall, "cpu_s": cpu}
-    answers = binary or bytes(replies.data[:cap])
-    return spec.frame(header, bytes(out.data[:cap]), bytes(err.data), answers)
+    out, replies = (bytes(s.data[: s.cap]) for s in (run.out, run.replies))
+    return spec.frame(header, out, bytes(run.err.data), binary or replies)
 
 
-def _over_quota(path: str, limit_mb: int) -> tuple[str, str] | None:
+def _ending(job: _Job, run: _Run, killed: _Ending | None, status: int, cpu: float) -> _Ending:
+    if killed == _DONE_WITH and not _was_killed(status):
+        killed = None  # it had ended by itself, which tells more
+    if killed is not None:
+        return killed
+    if run.setup.data != b"k":
+        why = bytes(run.setup.data).removeprefix(b"k").decode(errors="replace")
+        return "infra_error", why or f"set-up ended with status {status}"
+    if run.over:
+        return "error", f"wrote more than {job.orders.output_kb} KiB"
+    return _verdict(status, cpu, job)
+
+
+def _over_quota(path: str, limit_mb: int) -> _Ending | None:
     try:
         if scratch.used_bytes(path) <= limit_mb << 20:
             return None
@@ -279,7 +325,7 @@ def _was_killed(status: int) -> bool:
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
-def _verdict(status: int, cpu: float, job: _Job) -> tuple[str, str]:
+def _verdict(status: int, cpu: float, job: _Job) -> _Ending:
     orders = job.orders
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)

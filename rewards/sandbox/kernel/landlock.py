@@ -21,6 +21,10 @@ _SCRATCH = (
 ) | (_MAKE_SYM | _REFER | _TRUNCATE)
 _ALL_BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1}
 _ALL_LATEST = (1 << 16) - 1
+_CREATE_RULESET_VERSION = 1
+_RULE_PATH_BENEATH = 1
+_NET_BIND_TCP, _NET_CONNECT_TCP = 1 << 0, 1 << 1
+_SCOPE_ABSTRACT_UNIX_SOCKET, _SCOPE_SIGNAL = 1 << 0, 1 << 1
 _READABLE_DEVICES = ("/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 DEVICES = ("/dev/null", *_READABLE_DEVICES)
 
@@ -28,7 +32,7 @@ DEVICES = ("/dev/null", *_READABLE_DEVICES)
 def abi() -> int:
     """The kernel's Landlock version, 0 where there is none."""
     try:
-        return kernel.syscall("landlock_create_ruleset", None, 0, 1)
+        return kernel.syscall("landlock_create_ruleset", None, 0, _CREATE_RULESET_VERSION)
     except OSError:
         return 0
 
@@ -47,8 +51,10 @@ def ruleset(
     version = abi()
     handled = _ALL_BY_ABI.get(version, _ALL_LATEST)
     attributes = struct.pack("Q", handled)
-    attributes += struct.pack("Q", 3) if version >= 4 else b""
-    attributes += struct.pack("Q", 3) if version >= 6 else b""
+    if version >= 4:
+        attributes += struct.pack("Q", _NET_BIND_TCP | _NET_CONNECT_TCP)
+    if version >= 6:
+        attributes += struct.pack("Q", _SCOPE_ABSTRACT_UNIX_SOCKET | _SCOPE_SIGNAL)
     descriptor = kernel.syscall("landlock_create_ruleset", attributes, len(attributes), 0)
     for path in (*readable, *_READABLE_DEVICES):
         _allow(descriptor, path, _READ & handled)
@@ -70,7 +76,7 @@ def _allow(ruleset_fd: int, path: str, access: int) -> None:
         if not os.path.isdir(path):
             access &= _EXECUTE | _READ_FILE | _WRITE_FILE | _TRUNCATE
         rule = struct.pack("=Qi", access, parent)
-        kernel.syscall("landlock_add_rule", ruleset_fd, 1, rule, 0)
+        kernel.syscall("landlock_add_rule", ruleset_fd, _RULE_PATH_BENEATH, rule, 0)
     finally:
         os.close(parent)
 

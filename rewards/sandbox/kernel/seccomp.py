@@ -6,6 +6,7 @@ kernel surface. Calls newer than the tables get ENOSYS, a foreign architecture o
 """
 
 import ctypes
+import errno
 import struct
 from dataclasses import dataclass
 
@@ -89,9 +90,14 @@ _PRCTL, _FCNTL, _IOCTL, _PRLIMIT = (157, 167), (72, 25), (16, 29), (302, 261)
 _SOCKETPAIR, _SENDTO = (53, 199), (44, 206)
 _NEWER_THAN_TABLES = 452
 
+_SET_MODE_FILTER = 1
+_NR, _ARCHITECTURE, _POINTER, _ARGUMENTS = 0, 4, 8, 16
+"""Offsets in what a filter sees, `struct seccomp_data`."""
+_AF_UNIX, _SOCK_STREAM, _SOCK_TYPE_MASK = 1, 1, 0xF
 _ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _ALLOW, _KILL_PROCESS = 0x7FFF0000, 0x80000000
-_EPERM, _ENOSYS = 0x00050000 | 1, 0x00050000 | 38
+_ERRNO = 0x00050000
+_EPERM, _ENOSYS = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
 _LOAD, _JEQ, _JGE, _JSET, _AND, _RET = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _X32 = 0x40000000
 _CLONE_THREAD, _CLONE_NEW = 0x10000, 0x7E020080
@@ -107,10 +113,10 @@ def program(tier: str, pid: int, allowed: Filter = _PLAIN) -> bytes:
     """The BPF program for one solution process: it may signal `pid` (itself) and nobody else."""
     column = kernel.MACHINES.index(kernel.machine())
     code: list[_Instruction] = [
-        (_LOAD, 0, 0, 4),
+        (_LOAD, 0, 0, _ARCHITECTURE),
         (_JEQ, 1, 0, _ARCH[kernel.machine()]),
         (_RET, 0, 0, _KILL_PROCESS),
-        (_LOAD, 0, 0, 0),
+        (_LOAD, 0, 0, _NR),
     ]
     if column == 0:
         code += [(_JGE, 0, 1, _X32), (_RET, 0, 0, _KILL_PROCESS)]
@@ -142,10 +148,10 @@ def _judged(
         (_IOCTL, _unless(1, _BAD_IOCTL)),
         (_PRLIMIT, _only(0, 0)),
         # A datagram pair could be re-addressed to any socket of the machine; a stream pair cannot.
-        (_SOCKETPAIR, [_arg(1), (_AND, 0, 0, 0xF), (_JEQ, 1, 0, 1), (_RET, 0, 0, _EPERM),
-                       *_only(0, 1)]),
+        (_SOCKETPAIR, [_arg(1), (_AND, 0, 0, _SOCK_TYPE_MASK), (_JEQ, 1, 0, _SOCK_STREAM),
+                       (_RET, 0, 0, _EPERM), *_only(0, _AF_UNIX)]),
         (_SENDTO, [_arg(4), (_JEQ, 1, 0, 0), (_RET, 0, 0, _EPERM),
-                   (_LOAD, 0, 0, 16 + 8 * 4 + 4), (_JEQ, 1, 0, 0), (_RET, 0, 0, _EPERM),
+                   (_LOAD, 0, 0, _ARGUMENTS + 8 * 4 + 4), (_JEQ, 1, 0, 0), (_RET, 0, 0, _EPERM),
                    (_RET, 0, 0, _ALLOW)]),
     ]  # fmt: skip
     clone = [_arg(0), (_JSET, 0, 1, _CLONE_NEW), (_RET, 0, 0, _EPERM)]
@@ -161,13 +167,13 @@ def _judged(
 def _from(address: int, refusal: int) -> list[_Instruction]:
     """Allow a call that is made from `address` only."""
     refuse = (_RET, 0, 0, refusal)
-    return [(_LOAD, 0, 0, 8), (_JEQ, 1, 0, address & 0xFFFFFFFF), refuse,
-            (_LOAD, 0, 0, 12), (_JEQ, 1, 0, address >> 32), refuse, (_RET, 0, 0, _ALLOW)]  # fmt: skip # noqa: E501
+    return [(_LOAD, 0, 0, _POINTER), (_JEQ, 1, 0, address & 0xFFFFFFFF), refuse,
+            (_LOAD, 0, 0, _POINTER + 4), (_JEQ, 1, 0, address >> 32), refuse, (_RET, 0, 0, _ALLOW)]  # fmt: skip # noqa: E501
 
 
 def _arg(index: int) -> _Instruction:
     """Load the low half of an argument; both machines are little-endian."""
-    return (_LOAD, 0, 0, 16 + 8 * index)
+    return (_LOAD, 0, 0, _ARGUMENTS + 8 * index)
 
 
 def _only(index: int, value: int) -> list[_Instruction]:
@@ -186,4 +192,4 @@ def install(tier: str, pid: int, allowed: Filter = _PLAIN) -> None:
     code = program(tier, pid, allowed)
     buffer = ctypes.create_string_buffer(code, len(code))
     filter_head = struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(buffer))
-    kernel.syscall("seccomp", 1, 0, filter_head)
+    kernel.syscall("seccomp", _SET_MODE_FILTER, 0, filter_head)

@@ -5,8 +5,10 @@ was refused. Linux on x86_64 and aarch64 only.
 """
 
 import ctypes
+import errno
 import os
 import platform
+import signal
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,12 +16,15 @@ from typing import Any
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x4000000, 0x8000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
-MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
+MS_NOATIME, MS_NODIRATIME, MS_RELATIME = 1 << 10, 1 << 11, 1 << 21
+MS_BIND, MS_REC, MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18
 MNT_DETACH = 2
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 PR_SET_CHILD_SUBREAPER = 36
 _AT_EMPTY_PATH = 0x1000
+_CAPABILITY_VERSION_3 = 0x20080522
+_LAST_DESCRIPTOR = 0x7FFFFFFF
 
 _NUMBERS = {
     # name: (x86_64, aarch64)
@@ -43,7 +48,7 @@ def machine() -> str:
     """x86_64 or aarch64. Raises OSError elsewhere: there is no system-call table for it."""
     name = platform.machine()
     if platform.system() != "Linux" or name not in MACHINES:
-        raise OSError(38, f"no system-call table for {platform.system()} on {name}")
+        raise OSError(errno.ENOSYS, f"no system-call table for {platform.system()} on {name}")
     return name
 
 
@@ -69,7 +74,7 @@ def _checked(name: str, result: int) -> int:
 def clone(flags: int) -> int:
     """fork() into new namespaces in one step. The child must not run user code itself: glibc does
     not know of it (no fork handlers, stale thread id) until it forks in the ordinary way."""
-    return syscall("clone", flags | 17, 0, 0, 0, 0)
+    return syscall("clone", flags | signal.SIGCHLD, 0, 0, 0, 0)
 
 
 def unshare(flags: int) -> None:
@@ -99,15 +104,11 @@ def prctl(option: int, *args: int) -> None:
 def drop_capabilities() -> None:
     """Empty every capability set of this thread; with no_new_privs they cannot come back."""
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
-    syscall("capset", struct.pack("Ii", 0x20080522, 0), bytes(24))
+    syscall("capset", struct.pack("Ii", _CAPABILITY_VERSION_3, 0), bytes(24))
 
 
 def close_from(first: int) -> None:
-    syscall("close_range", first, 0x7FFFFFFF, 0)
-
-
-def close_on_exec_from(first: int) -> None:
-    syscall("close_range", first, 0x7FFFFFFF, 4)
+    syscall("close_range", first, _LAST_DESCRIPTOR, 0)
 
 
 def execute(descriptor: int, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -130,5 +131,6 @@ def syscall_address() -> int:
     instruction = {"x86_64": b"\x0f\x05", "aarch64": b"\x01\x00\x00\xd4"}[machine()]
     found = ctypes.string_at(function, 128).find(instruction)
     if found < 0:
-        raise OSError(38, "the C library's syscall() has no system call where one is expected")
+        why = "the C library's syscall() has no system call where one is expected"
+        raise OSError(errno.ENOSYS, why)
     return function + found + len(instruction)

@@ -58,6 +58,7 @@ class LocalJail:
     """
 
     def __init__(self, config: SandboxConfig, layers: Layers = _ALL) -> None:
+        config.validate()  # an unknown tier must not pass for a weaker one
         self.config = config
         self._layers = layers
         self._tier = ""

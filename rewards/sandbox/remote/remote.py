@@ -55,6 +55,7 @@ class RemoteSandbox:
     """`Sandbox` over a `Place`. Settings that cannot work are refused when it is made."""
 
     def __init__(self, config: SandboxConfig, place: Place) -> None:
+        config.validate()
         place.check()
         self.config = config
         self._place = place

@@ -40,7 +40,7 @@ class Piece:
 
     parameter: nn.Parameter
     shape: tuple[int, ...]
-    """Of the whole parameter: ZeRO-3 empties its own."""
+    """Full shape of the parameter. ZeRO-3 empties the parameter itself, so its shape is kept."""
     offset: int
     """Elements of the held tensor before it."""
     start: int

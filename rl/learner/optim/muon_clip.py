@@ -88,8 +88,8 @@ class MuonClip:
             self._metrics["qk/normalised_layers"] = len(self._clip.normalised)
 
     def metrics(self) -> dict[str, float]:
-        """Of the updates since the last call, equal on all ranks: the mean RMS of Muon's update
-        over the learning rate, the largest logit, the number of heads clipped."""
+        """Figures of the updates since the last call, equal on all ranks: the mean RMS of Muon's
+        update over the learning rate, the largest logit, the number of heads clipped."""
         found, self._metrics = self._metrics, {}
         if self._updates:
             found["muon/update_rms"] /= self._updates

@@ -15,9 +15,9 @@ class OptimConfig:
     name: str = "adamw"
     """adamw; muon: Muon on the hidden matrices, AdamW on the rest; muonclip: that and QK-Clip."""
     lr: float = 1e-5
-    """Of every parameter: Muon's update is scaled to the size of AdamW's."""
+    """Learning rate of every parameter: Muon's update is scaled to the size of AdamW's."""
     momentum: float = 0.95
-    """Of Muon, Nesterov's. Below, beta1, beta2 and eps are AdamW's."""
+    """Nesterov momentum of Muon. Below, beta1, beta2 and eps are AdamW's."""
     qk_clip_tau: float = 100.0
     """muonclip: attention heads whose largest logit exceeds it are scaled back to it."""
     beta1: float = 0.9

@@ -1,11 +1,12 @@
 """Groups of random tokens with the lengths of grade-school mathematics. Nothing is sampled from a
 model: a learner's time depends on how long the sequences are, not on what they say."""
 
-import json
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from conjoint.envs.sources.rows import open_rows
 from conjoint.envs.types import Completion, ConjointError, Group, Status, Task, Trajectory
 from conjoint.scripts.bench.config import BenchConfig
 
@@ -25,32 +26,25 @@ def lengths(bench: BenchConfig, model: Path, seed: int) -> list[tuple[int, list[
         prompts = np.exp(rng.normal(*PROMPT_LOG, bench.groups))
         answers = np.exp(rng.normal(*ANSWER_LOG, shape))
     else:
-        questions, solutions = _read(Path(bench.rows), model)
+        questions, solutions = _read(bench.rows, model)
         prompts = rng.choice(questions, bench.groups)
         answers = rng.choice(solutions, shape)
     answers = np.maximum(answers.astype(int), 1).tolist()
     return list(zip(np.maximum(prompts.astype(int), 1).tolist(), answers, strict=True))
 
 
-def _read(path: Path, model: Path) -> tuple[list[int], list[int]]:
+def _read(path: str, model: Path) -> tuple[list[int], list[int]]:
     from conjoint.rollouts.renderer import Renderer
 
-    if not path.is_file():
-        raise ConjointError(f"bench.rows: {path} is not a file; give a .jsonl file or leave it out")
+    where, rows = open_rows(path)
     renderer = Renderer.load(model)
     questions, answers = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()[:1000], 1):
-        try:
-            row = json.loads(line)
-            question, answer = row["question"], row["answer"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConjointError(
-                f"bench.rows: {path}, line {number} is not an object with question and answer"
-            ) from error
+    for number, row in islice(rows, 1000):
+        question, answer = row.get("question"), row.get("answer")
+        if not isinstance(question, str) or not isinstance(answer, str):
+            raise ConjointError(f"{path} {where} {number} has no texts question and answer")
         questions.append(len(renderer.prompt([{"role": "user", "content": question}])))
         answers.append(len(renderer.encode(answer)) + 1)
-    if not questions:
-        raise ConjointError(f"bench.rows: {path} is empty; give rows with question and answer")
     return questions, answers
 
 

@@ -36,7 +36,7 @@ from conjoint.scripts.bench.config import BenchRun
 from conjoint.scripts.bench.rollout.questions import token_reward
 
 LOSS = LossConfig("dapo", clip_high=0.28)
-"""Of TRL's defaults."""
+"""TRL's default objective, DAPO, with the upper clip that the DAPO paper recommends."""
 
 
 def forced(rollout: RolloutConfig, longest: int, workdir: Path) -> RolloutConfig:

@@ -76,7 +76,7 @@ class _Job:
     since: float = 0.0
     """When it began to run, or went on after a pause."""
     versions: list[int] = field(default_factory=list)
-    """Of the tokens sampled in this call."""
+    """Version of each token sampled in this call."""
     timer: asyncio.TimerHandle | None = None
 
     @property

@@ -109,7 +109,7 @@ class JudgedConfig(LintConfig):
         )
 
     def validate(self) -> None:
-        self.judge.validate(in_run=False)
+        self.judge.validate_outside_run()
         if self.judge.mode != "pairs":
             raise ConjointError(
                 "judge.mode has no effect here: pairs are compared, and preview asks about each "
@@ -140,9 +140,9 @@ class PreviewConfig(JudgedConfig):
     k: int = 4
     """Fresh answers to a prompt, where the input holds none."""
     temperature: float = 0.8
-    """Of fresh answers."""
+    """Sampling temperature of fresh answers."""
     max_tokens: int = 128
-    """Of a fresh answer."""
+    """Most tokens of a fresh answer."""
     fresh: bool = False
     """Answer the prompts of the input anew; without an input, the held-out open tasks of nano."""
     criteria: bool = True

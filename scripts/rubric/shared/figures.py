@@ -27,7 +27,7 @@ def clustered(points: Points) -> Interval | None:
 
 
 def swap_consistency(judged: Sequence[Judged]) -> Interval | None:
-    """Of pairs that could be read in both orders: the winner did not move with its place."""
+    """Share of pairs, readable in both orders, whose winner did not change with its place."""
     return clustered(
         (p.group.task.id, float(p.consistent)) for p in judged if p.consistent is not None
     )
@@ -38,7 +38,7 @@ def tie_share(judged: Sequence[Judged]) -> Interval | None:
 
 
 def longer_wins(judged: Sequence[Judged]) -> Interval | None:
-    """Of pairs of unequal length that the judge decided."""
+    """Share of decided pairs of unequal length that the longer answer won."""
     return clustered(
         (p.group.task.id, float((p.winner == "A") == (len(p.a) > len(p.b))))
         for p in _read(judged)
@@ -47,7 +47,7 @@ def longer_wins(judged: Sequence[Judged]) -> Interval | None:
 
 
 def first_wins(judged: Sequence[Judged]) -> Interval | None:
-    """Of single verdicts that name a winner: it was the answer shown first."""
+    """Share of single verdicts with a winner that name the answer shown first."""
     return clustered(
         (p.group.task.id, float(verdict.winner == "A"))
         for p in judged

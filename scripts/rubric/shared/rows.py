@@ -6,9 +6,9 @@ pair: `response_a` and `response_b`, or `chosen` and `rejected`.
 """
 
 import asyncio
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from conjoint.envs.nano.sources import SOURCES
@@ -75,8 +75,6 @@ def read_prompts(path: str, limit: int | None) -> list[Task]:
         except ValueError as error:
             raise ConjointError(f"{where}: {error}.") from error
         tasks.setdefault(task.id, task)
-    if not tasks:
-        raise ConjointError(f"{path} holds no prompts; expected one JSON object a line.")
     return list(tasks.values())[:limit]
 
 
@@ -133,8 +131,7 @@ def stored_rows(groups: Sequence[Answers]) -> list[dict[str, Any]]:
 
 def _rows(path: str) -> list[tuple[int, dict[str, Any], str]]:
     """(line, row with `kind` and `prompt`, its place in words)."""
-    file = Path(path).expanduser()
-    where, rows = open_rows(file)
+    where, rows = open_rows(path)
     found = []
     for line, row in rows:
         row = {"kind": "open", **row}
@@ -142,15 +139,18 @@ def _rows(path: str) -> list[tuple[int, dict[str, Any], str]]:
         if row.get("prompt") is None and row.get("messages") is None and isinstance(turns, list):
             row["prompt"] = turns[0] if turns else None
             row.setdefault("id", row.get("question_id"))
-        found.append((line, row, f"{file} {where} {line}"))
+        found.append((line, row, f"{path} {where} {line}"))
     return found
 
 
 def _label(row: Mapping[str, Any], name: str) -> float | None:
     value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float | None):
+    if value is None:
+        return None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not abs(value) <= sys.float_info.max:  # NaN is not, nor what no float holds
         raise ValueError(f"field '{name}' is {value!r}; expected a number, higher for the better")
-    return None if value is None else float(value)
+    return float(value)
 
 
 def _pair(line: int, row: Mapping[str, Any], sides: tuple[str, str]) -> Answers:

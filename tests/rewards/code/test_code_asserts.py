@@ -9,11 +9,10 @@ import pytest
 
 from conjoint.envs.types import Outcome, Score, Task
 from conjoint.rewards.code.reward import CodeReward, CodeRewardConfig, examples
-from conjoint.rewards.registry import Plugins, reward_table
+from conjoint.rewards.registry import OwnRewards, Parts, RewardConfig, reward_table
 from conjoint.rewards.sandbox.base import Ended, Program, Result, SandboxConfig, SandboxUnavailable
 from conjoint.rewards.sandbox.inside import live
 from conjoint.rewards.sandbox.local.jail import LocalJail
-from conjoint.rewards.scoring import RewardConfig
 
 
 class Grader:
@@ -308,7 +307,8 @@ def test_partial_credit_is_the_share_of_statements(grade: Grader) -> None:
 
 def test_the_key_reaches_the_reward(grade: Grader) -> None:
     cfg = RewardConfig(kinds={"code": ["code"]}, code=CodeRewardConfig(partial_credit=True))
-    table = reward_table(cfg, grade.jail, None, [], Plugins({}))  # type: ignore[arg-type]
+    none: Any = None
+    table = reward_table(Parts(cfg, grade.jail, none, []), OwnRewards({}))
     tests = {"type": "asserts", "entry": "f", "code": _DOUBLE}
     task = Task.make("code", "?", {"language": "python", "tests": tests})
     [reward] = table["code"].values()

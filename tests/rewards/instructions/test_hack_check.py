@@ -16,7 +16,7 @@ from conjoint.rewards.instructions.reward import (
 )
 from conjoint.rewards.judge.config import JudgeConfig
 from conjoint.rewards.judge.judge import Judge
-from conjoint.rewards.registry import load_plugins, reward_table
+from conjoint.rewards.registry import OwnRewards, Parts, reward_table
 from conjoint.rl.config.compose import load_config
 from tests.fakes import ScriptedChat, quoted
 
@@ -239,8 +239,9 @@ async def test_the_verdict_of_code_alone_is_none_where_a_judge_is_needed():
 async def test_both_names_are_in_the_reward_table_with_the_keys_of_the_config():
     keys = ["reward.kinds.instruction=[instructions,ifeval]", "reward.instructions.mode=loose"]
     cfg = load_config(keys).reward
-    judge: Any = Judge(JudgeConfig())
-    table = reward_table(cfg, None, judge, [], load_plugins(cfg))["instruction"]  # type: ignore[arg-type]
+    none: Any = None
+    parts = Parts(cfg, none, Judge(JudgeConfig()), [])
+    table = reward_table(parts, OwnRewards({}))["instruction"]
     task = Task.make("instruction", "Go.", NO_COMMA)
     answer = Trajectory(messages=[Message(role="assistant", content="Sure, so:\na b")])
     for name in ("instructions", "ifeval"):

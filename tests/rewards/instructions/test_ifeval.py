@@ -227,7 +227,7 @@ def test_an_endless_answer_is_not_paid():
 
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ConjointError, match=r"mode=lax is unknown; expected strict or loose"):
-        InstructionsConfig(mode="lax")
+        InstructionsConfig(mode="lax").validate()
 
 
 def test_a_type_of_ones_own_is_one_entry(monkeypatch: pytest.MonkeyPatch):

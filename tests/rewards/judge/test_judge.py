@@ -368,7 +368,7 @@ async def test_accuracy_raises_when_the_engine_fails() -> None:
 )
 def test_config_mistakes_are_named(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConjointError, match=re.escape(words)):
-        JudgeConfig(**changes)
+        JudgeConfig(**changes).validate()
 
 
 # The prompt

@@ -19,10 +19,9 @@ from conjoint.rewards.base import RewardContext
 from conjoint.rewards.judge.config import JudgeConfig
 from conjoint.rewards.judge.judge import Judge
 from conjoint.rewards.judge.pointwise import REWARDS
-from conjoint.rewards.registry import Plugins, reward_table
+from conjoint.rewards.registry import OwnRewards, Parts, RewardConfig, reward_table
 from conjoint.rewards.rubrics.find import load_rubrics
 from conjoint.rewards.rubrics.rubric import Criterion, Rubric
-from conjoint.rewards.scoring import RewardConfig
 from conjoint.rl.config.compose import load_config
 from tests.fakes import ScriptedChat, quoted
 
@@ -126,13 +125,9 @@ async def test_the_reward_of_a_run_follows_its_mode():
     cfg = RewardConfig(kinds={"open": ["rubric"]})
     answers = [Trajectory(messages=[Message(role="assistant", content="7")])]
     answers[0].status = Status.COMPLETED
-    table = reward_table(
-        cfg,
-        None,
-        Judge(JudgeConfig(mode="criteria")),
-        [RUBRIC],
-        Plugins({}),  # type: ignore[arg-type]
-    )
+    none: Any = None
+    parts = Parts(cfg, none, Judge(JudgeConfig(mode="criteria")), [RUBRIC])
+    table = reward_table(parts, OwnRewards({}))
     context = RewardContext(judge=ScriptedChat(judge))
     (alone,) = await table["open"]["rubric"](Group(TASK, answers), context)
     assert alone.value == 1.0, "no opponent is needed"

@@ -721,17 +721,17 @@ def test_what_a_backend_cannot_do_is_named_at_load(backend: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "named"),
+    ("config", "named"),
     [
-        (lambda: SandboxConfig(backend="docker"), "sandbox.backend is 'docker'; expected one of"),
-        (lambda: RemoteConfig(retries=-1), "sandbox.remote.retries is -1"),
-        (lambda: RemoteConfig(open_after=0), "sandbox.remote.open_after is 0"),
-        (lambda: RemoteConfig(request_s=0.0), "sandbox.remote.request_s is 0"),
-        (lambda: RemoteConfig(open_s=float("inf")), "sandbox.remote.open_s is inf"),
-        (lambda: E2BConfig(lifetime_s=5), "sandbox.e2b.lifetime_s is 5"),
-        (lambda: HttpConfig(["localhost:8080"]), "sandbox.http.urls holds 'localhost:8080'"),
+        (SandboxConfig(backend="docker"), "sandbox.backend is 'docker'; expected one of"),
+        (RemoteConfig(retries=-1), "sandbox.remote.retries is -1"),
+        (RemoteConfig(open_after=0), "sandbox.remote.open_after is 0"),
+        (RemoteConfig(request_s=0.0), "sandbox.remote.request_s is 0"),
+        (RemoteConfig(open_s=float("inf")), "sandbox.remote.open_s is inf"),
+        (E2BConfig(lifetime_s=5), "sandbox.e2b.lifetime_s is 5"),
+        (HttpConfig(["localhost:8080"]), "sandbox.http.urls holds 'localhost:8080'"),
     ],
 )
-def test_wrong_settings_are_named(make: Any, named: str) -> None:
+def test_wrong_settings_are_named(config: Any, named: str) -> None:
     with pytest.raises(ConjointError, match=named):
-        make()
+        config.validate()

@@ -258,7 +258,12 @@ def test_a_machine_without_landlock_is_told_so(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_wrong_settings_are_named(key: str, value: Any) -> None:
     with pytest.raises(ConjointError, match=f"sandbox.{key}"):
-        SandboxConfig(**{key: value})
+        SandboxConfig(**{key: value}).validate()
+
+
+def test_a_jail_of_no_known_tier_is_not_made() -> None:
+    with pytest.raises(ConjointError, match=r"sandbox\.isolation is .none."):
+        LocalJail(SandboxConfig(isolation="none"))
 
 
 _SETTINGS: dict[str, tuple[Any, str, bytes]] = {

@@ -144,7 +144,8 @@ def _words(result: dict[str, Any]) -> str:
 def test_no_combination_that_the_probe_offers_was_left_out(
     request: pytest.FixtureRequest, offered: dict[tuple[str, str, str], str]
 ) -> None:
-    """Of those that were asked for on pytest's command line. Runs last: it is the last here."""
+    """Counts only combinations asked for on pytest's command line. It stands last in the file, so
+    that it runs after them."""
     chosen = {
         tuple(item.callspec.params[key] for key in ("user", "tier", "mode"))
         for item in request.session.items

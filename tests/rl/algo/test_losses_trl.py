@@ -105,7 +105,7 @@ def our_loss(
     ref: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Of log-probs [3, 5] like TRL's, or of those of the trained tokens alone."""
+    """Our loss of log-probs [3, 5] like TRL's, or of the log-probs of the trained tokens alone."""
     inputs = LossInputs(
         logprobs=logprobs[KEPT] if logprobs.shape == KEPT.shape else logprobs,
         old_logprobs=old[KEPT],

@@ -61,7 +61,7 @@ def test_each_row_form_trains_the_right_tokens(row: dict, expected: str) -> None
 @pytest.mark.parametrize(
     ("row", "field"),
     [
-        ([1], "expected an object"),
+        ([1], "a list instead of a JSON object"),
         ({"question": "x"}, "needs `messages`"),
         ({"prompt": "x"}, "`completion` is missing"),
         ({"messages": "x"}, "messages: expected a list"),
@@ -71,6 +71,7 @@ def test_each_row_form_trains_the_right_tokens(row: dict, expected: str) -> None
         ({"messages": chat("only a question")}, "no assistant message"),
         ({"messages": chat("x", "y")[1:]}, "begin with a user message"),
         ({"text": 3}, "text: expected a text"),
+        ({"text": "a\ud800"}, "text: holds an unpaired surrogate"),
         ({"text": "x" * 99}, "more than ptx.max_tokens=50"),
     ],
 )
@@ -80,15 +81,15 @@ def test_malformed_rows_name_line_and_field(tmp_path: Path, row: object, field: 
     config = PtxConfig(source=str(path), max_tokens=50)
     with pytest.raises(ConjointError) as error:
         PtxStream(read_rows(path), RENDERER, config, seed=0)
-    assert "rows.jsonl, line 2" in str(error.value) and field in str(error.value)
+    assert "rows.jsonl line 2" in str(error.value) and field in str(error.value)
 
 
 def test_broken_json_missing_and_empty_files(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "a"}\n{"text": \n')
-    with pytest.raises(ConjointError, match="line 2: not JSON"):
+    with pytest.raises(ConjointError, match="line 2: invalid JSON"):
         list(read_rows(path))
-    with pytest.raises(ConjointError, match="is not a file"):
+    with pytest.raises(ConjointError, match="there is no file"):
         list(read_rows(tmp_path / "absent.jsonl"))
     path.write_text("\n")
     with pytest.raises(ConjointError, match="holds no rows"):

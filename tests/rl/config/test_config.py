@@ -1,5 +1,8 @@
 """What `conjoint train` says about a wrong key, value or combination: one plain sentence each."""
 
+from dataclasses import fields, is_dataclass
+from typing import Any
+
 import pytest
 
 from conjoint.envs.types import ConjointError
@@ -56,7 +59,7 @@ def test_what_is_not_key_value_says_so(override: str):
 
 def test_a_key_far_from_any_lists_what_there_is():
     message = refusal("nonsense=1")
-    assert message.startswith("unknown config key nonsense; known are advantage, bench, budget, ")
+    assert message.startswith("unknown config key nonsense; known are advantage, budget, ")
 
 
 def test_an_unknown_experiment_lists_those_there_are():
@@ -269,6 +272,24 @@ def test_contradictions_are_refused_one_by_one(case: str):
     assert fragment in refusal(*overrides)
 
 
+def parts(config: Any) -> list[Any]:
+    inside = [getattr(config, field.name) for field in fields(config)]
+    return [deep for part in inside if is_dataclass(part) for deep in (*parts(part), part)]
+
+
+def test_every_part_is_validated_once_and_in_no_other_way(monkeypatch: pytest.MonkeyPatch):
+    found, seen = parts(load_config([])), []
+    kinds = {type(part) for part in found}
+    assert {"RemoteConfig", "ToggleConfig", "PreferenceConfig"} <= {k.__name__ for k in kinds}
+    assert not any(hasattr(kind, "__post_init__") for kind in kinds)
+    for kind in kinds:
+        if hasattr(kind, "validate"):
+            monkeypatch.setattr(kind, "validate", lambda self: seen.append(type(self)))
+    monkeypatch.setattr("conjoint.rl.config.compose.validate", lambda cfg: None)
+    load_config([])
+    assert seen == [type(part) for part in found if hasattr(part, "validate")]
+
+
 def test_what_lies_just_inside_each_limit_is_accepted():
     load_config(["rollout.max_tokens=255", "budget.default=255"])
     load_config(["learner.tokens_per_microbatch=256", "ptx.max_tokens=256"])
@@ -294,6 +315,8 @@ def test_a_confidence_is_on_by_one_key_which_also_decides_what_nano_is_shown():
     assert unpaid.confident == ["math"] and unpaid.nano == cfg.nano
     logic = ["tasks.logic={confidence: true, path: a.jsonl}", "tasks.code.confidence=true"]
     assert load_config(logic).nano.confidence == ["code"], "nano is shown no logic"
+    with pytest.raises(ConjointError, match=r"sft\.confidence names 'open'"):
+        load_config(["tasks.open.confidence=true", "reward.kinds.open=[math]"])
 
 
 def test_a_run_says_which_engine_sampled():

@@ -78,14 +78,14 @@ async def started(path: Path, *keys: str, critic: Critic = knows) -> System:
     own = "judge.policy" in " ".join(keys)
     judging = Judging(critic) if own else None
     system = build(path, *keys, engine=Policy(critic), judging=judging)
-    if system.snapshot:
-        await system.snapshot.take(system.learner, 0)
+    if system.scoring.snapshot:
+        await system.scoring.snapshot.take(system.learning.learner, 0)
     return system
 
 
 def longest_wins(system: System, step: int) -> bool:
     """Whether the longer answers of open tasks were paid more in this step."""
-    rows = [r for r in read_jsonl(system.folder.rollouts_of(step)) if r["kind"] == "open"]
+    rows = [r for r in read_jsonl(system.record.folder.rollouts_of(step)) if r["kind"] == "open"]
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault(row["task_id"], []).append(row)
@@ -107,7 +107,7 @@ async def test_a_frozen_judge_pays_as_at_the_start_and_a_live_one_as_it_learned(
     assert [longest_wins(live, step) for step in steps] == [True, False, False, False]
     assert [longest_wins(frozen, step) for step in steps] == [True] * 4
     assert {row["judge/snapshot_version"] for row in metrics(frozen)} == {0}
-    assert frozen.snapshot and frozen.snapshot.engine.loads == [0]  # type: ignore[attr-defined]
+    assert frozen.scoring.snapshot and frozen.scoring.snapshot.engine.loads == [0]  # type: ignore[attr-defined]
     assert "judge/snapshot_version" not in metrics(live)[0]
 
 
@@ -120,8 +120,8 @@ async def test_a_better_critic_is_promoted_and_pays_from_then_on(tmp_path: Path)
     rows = metrics(better)
     assert [row["judge/snapshot_version"] for row in rows] == [0, 1, 2, 3], "equal is not lower"
     assert [row["judge/promotions"] for row in rows] == [0, 1, 2, 3]
-    held = read_jsonl(better.folder.eval_of("judge_snapshot_step-000001"))
-    live = read_jsonl(better.folder.eval_of("judge_step-000001"))
+    held = read_jsonl(better.record.folder.eval_of("judge_snapshot_step-000001"))
+    live = read_jsonl(better.record.folder.eval_of("judge_step-000001"))
     assert {r["score"] for r in held} == {0.5} and {r["score"] for r in live} == {1.0}
 
 
@@ -135,7 +135,7 @@ async def test_a_worse_critic_is_refused_and_the_snapshot_goes_on_paying(tmp_pat
     assert [row["judge/snapshot_version"] for row in rows] == [0] * 4
     assert [row["judge/promotions_refused"] for row in rows] == [0, 1, 2, 3]
     assert rows[-1]["judge/promotions"] == 0
-    found = [r for r in read_jsonl(worse.folder.metrics) if "judge_eval/accuracy" in r]
+    found = [r for r in read_jsonl(worse.record.folder.metrics) if "judge_eval/accuracy" in r]
     assert [r["judge_eval/accuracy"] for r in found] == [1, 0, 0, 0, 0]
     assert {r["judge_eval/snapshot_accuracy"] for r in found} == {1.0}
 
@@ -164,23 +164,23 @@ async def test_a_resumed_run_judges_with_the_snapshot_that_its_checkpoint_holds(
     assert [row["judge/snapshot_version"] for row in metrics(whole)] == [0, 1, 1, 1]
     files = {}
     for step in (1, 2, 3):
-        place, _, state = read_checkpoint(whole.folder.checkpoints, f"step-{step:06d}")
+        place, _, state = read_checkpoint(whole.record.folder.checkpoints, f"step-{step:06d}")
         files[step] = (place / "judge" / "model.safetensors").read_bytes()
         assert state["snapshot"] == {"version": 1, "promotions": 1, "refusals": step - 1}
         resumed = build(
             tmp_path / f"from-{step}", *PROMOTED, engine=Policy(critic), judging=Judging(critic)
         )
         resumed.load_state(step, state)
-        resumed.engine.version = step
-        assert resumed.snapshot
-        await resumed.snapshot.restore(place, state["snapshot"])
-        assert resumed.snapshot.engine.updates == 1.0  # type: ignore[attr-defined]
+        resumed.sampling.engine.version = step
+        assert resumed.scoring.snapshot
+        await resumed.scoring.snapshot.restore(place, state["snapshot"])
+        assert resumed.scoring.snapshot.engine.updates == 1.0  # type: ignore[attr-defined]
         await train(resumed)
         for later in range(step + 1, 5):
-            ours, theirs = (read_jsonl(s.folder.rollouts_of(later)) for s in (resumed, whole))
+            ours, theirs = (read_jsonl(s.record.folder.rollouts_of(later)) for s in (resumed, whole))
             assert [r["reward"] for r in ours] == [r["reward"] for r in theirs]
         assert metrics(resumed)[-1]["judge/promotions_refused"] == 2
-        kept = (resumed.folder.path / "judge" / "model.safetensors").read_bytes()
+        kept = (resumed.record.folder.path / "judge" / "model.safetensors").read_bytes()
         assert kept == files[step]
     assert len(set(files.values())) == 1
 
@@ -188,7 +188,7 @@ async def test_a_resumed_run_judges_with_the_snapshot_that_its_checkpoint_holds(
 async def test_a_promotion_leaves_the_snapshots_of_earlier_checkpoints_as_they_are(tmp_path: Path):
     system = await started(tmp_path / "run", *PROMOTED)
     await train(system)
-    root = system.folder.checkpoints
+    root = system.record.folder.checkpoints
     stored = [(root / f"step-{n:06d}/judge/model.safetensors").read_bytes() for n in (1, 2, 3)]
     assert len(set(stored)) == 3
     manifest = json.loads((root / "step-000002" / "manifest.json").read_text())
@@ -204,20 +204,20 @@ async def test_an_engine_that_does_not_use_what_it_was_sent_never_judges(tmp_pat
             return [-1.5] * (len(tokens) - 1)
 
     system = build(tmp_path / "run", *KEYS, "judge.policy=frozen", judging=Deaf(knows))
-    assert system.snapshot
+    assert system.scoring.snapshot
     with pytest.raises(StopRun, match=r"differ from the learner's by 0\.5"):
-        await system.snapshot.take(system.learner, 0)
+        await system.scoring.snapshot.take(system.learning.learner, 0)
 
 
 async def test_a_run_cannot_become_frozen_where_no_snapshot_was_kept(tmp_path: Path):
     live = await started(tmp_path / "live", *KEYS)
     await train(live)
     frozen = await started(tmp_path / "frozen", *KEYS, "judge.policy=frozen")
-    assert frozen.snapshot
-    place, _, state = read_checkpoint(live.folder.checkpoints)
+    assert frozen.scoring.snapshot
+    place, _, state = read_checkpoint(live.record.folder.checkpoints)
     assert state["snapshot"] is None and not (place / "judge").exists()
     with pytest.raises(ConjointError, match=r"holds no snapshot of a judge"):
-        await frozen.snapshot.restore(place, state["snapshot"])
+        await frozen.scoring.snapshot.restore(place, state["snapshot"])
 
 
 async def test_a_critic_that_falls_below_its_start_stops_the_run_at_an_evaluation(tmp_path: Path):
@@ -241,7 +241,10 @@ async def test_a_critic_that_falls_below_its_start_stops_the_run_at_an_evaluatio
         (["judge.policy=promoted", "eval.every=40"], "eval.every above 0 and below num_steps"),
         (["judge.policy=promoted", "eval.every=5", "eval.judge_pairs=0"], "eval.judge_pairs above"),
         (["guard.max_judge_drop=0.1"], "guard.max_judge_drop=0.1 looks at evaluations"),
-        (["judge.policy=frozen", "reward.rubrics=[]"], "no task kind has a reward that asks a"),
+        (
+            ["judge.policy=frozen", "reward.rubrics=[]", "tasks.instruction.weight=0"],
+            "no task kind has a reward that asks a",
+        ),
         (
             ["judge.policy=frozen", "judge.endpoint=http://h/v1", "judge.endpoint_model=m"],
             "judge.policy=frozen has no effect with judge.endpoint",

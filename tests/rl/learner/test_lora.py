@@ -209,4 +209,4 @@ def test_what_lora_cannot_do_is_refused() -> None:
         ({"alpha": 8.0}, r"learner\.lora\.alpha does nothing"),
     ):
         with pytest.raises(ConjointError, match=said):
-            LearnerConfig(lora=LoraConfig(**keys)).validate()
+            LoraConfig(**keys).validate()

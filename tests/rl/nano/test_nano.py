@@ -14,8 +14,8 @@ from conjoint.envs.confidence import asking, split
 from conjoint.envs.nano.sources import SOURCES, demonstrations
 from conjoint.envs.types import ConjointError, Task
 from conjoint.rewards.judge.prompt import judge_messages, parse_verdict
+from conjoint.rewards.registry import RewardConfig
 from conjoint.rewards.rubrics.find import load_rubrics
-from conjoint.rewards.scoring import RewardConfig
 from conjoint.rl.learner.optim.batched_muon import MuonAdamW, orthogonalise
 from conjoint.rl.nano import cache as nano_cache
 from conjoint.rl.nano import sft
@@ -238,7 +238,7 @@ def test_ptx_rows_are_verdicts_and_open_answers_only() -> None:
 )
 def test_a_config_that_cannot_train_is_refused(change: dict, message: str) -> None:
     with pytest.raises(ConjointError, match=message):
-        SftConfig(**change)
+        SftConfig(**change).validate()
 
 
 def test_sft_trains_and_saves_a_folder_that_opens(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_a_file_without_a_pair_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, [pair(0, rejected=""), pair(1, chosen=BAD)])
     with pytest.raises(ConjointError, match=r"holds no pair for a judge \(1 blank, 1 alike\)"):
         read_preferences(path, COMPACT, 0)
-    with pytest.raises(ConjointError, match=r"holds no pair for a judge \(no rows\)"):
+    with pytest.raises(ConjointError, match="holds no rows"):
         read_preferences(write(tmp_path, []), COMPACT, 0)
 
 

@@ -148,4 +148,4 @@ def test_a_critic_that_falls_below_its_start_stops_and_chance_does_not() -> None
 )
 def test_limits_that_make_no_sense_are_refused_by_name(key: str, value: Any) -> None:
     with pytest.raises(ConjointError, match=f"guard.{key}"):
-        GuardConfig(**{key: value})
+        GuardConfig(**{key: value}).validate()

@@ -238,4 +238,4 @@ def test_wandb_is_offline_unless_logged_in(tmp_path: Path, monkeypatch: pytest.M
 
 def test_an_empty_project_is_refused() -> None:
     with pytest.raises(ConjointError, match=r"tracking\.project"):
-        TrackingConfig(project="")
+        TrackingConfig(project="").validate()

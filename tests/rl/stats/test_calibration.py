@@ -25,8 +25,8 @@ from conjoint.rewards.calibration import calibration_score, correctness
 from conjoint.rewards.combine import each
 from conjoint.rewards.judge.config import JudgeConfig
 from conjoint.rewards.lengths import LengthRewardConfig
-from conjoint.rewards.registry import load_plugins
-from conjoint.rewards.scoring import RewardConfig, Scorer
+from conjoint.rewards.registry import RewardConfig, load_own_rewards
+from conjoint.rewards.scoring import Scorer
 from conjoint.rl.algo.advantages import mean_baseline
 from conjoint.rl.critic.tasks import CriticConfig, answer_pairs, critic_tasks
 from conjoint.rl.run.folder import RunFolder, read_jsonl
@@ -132,10 +132,9 @@ def test_every_verifier_must_pay_in_full_and_a_judge_does_not_count():
     right, half = Score.of("code", 1.0), Score.of("code", 0.5)
     assert with_scores(right) == 1 and with_scores(half) == 0
     assert with_scores(right, Score.of("style", 0.0)) == 0
-    for name in ("rubric", "faithfulness", "safety"):
-        assert with_scores(right, Score.of(name, 0.1)) == 1
-        assert with_scores(Score.of(name, 1.0)) is None
-        assert with_scores(right, Score.infra_error(name)) == 1
+    for opinion in (Score.of("rubric", 0.1), Score.infra_error("instructions")):
+        assert with_scores(right, replace(opinion, judged=True)) == 1
+    assert with_scores(replace(Score.of("instructions", 1.0), judged=True)) is None
     assert with_scores(right, Score.infra_error("style")) is None
     assert with_scores(right, Score.of(CALIBRATION, 0.0)) == 1
     assert with_scores(right, status=Status.TRUNCATED) == 0
@@ -325,4 +324,4 @@ def test_the_same_answers_show_no_change_and_no_common_task_shows_nothing():
 
 def test_no_reward_of_ones_own_may_take_the_name():
     with pytest.raises(ConjointError, match=r"reward\.kinds\.math: 'my:calibration' has the name"):
-        load_plugins(RewardConfig(kinds={"math": ["my:calibration"]}))
+        load_own_rewards(RewardConfig(kinds={"math": ["my:calibration"]}))

@@ -77,7 +77,7 @@ def test_bench_lengths_come_from_the_file_or_the_written_distribution(
         (["output=/no/such/folder/x.json"], "there is no folder"),
         (["learner.attention=flex_attention", "learner.share_prompts=false"], "runs on CPU"),
         (["learner.ranks=2"], "compares one rank on CPU"),
-        (["bench.rows=no-such-rows.jsonl"], "is not a file"),
+        (["bench.rows=no-such-rows.jsonl"], "there is no file"),
     ],
 )
 def test_bench_refuses_before_it_loads_anything(
@@ -145,5 +145,5 @@ def test_there_is_no_other_bench() -> None:
 def test_rows_that_are_not_questions_are_named(folder: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"question": "one"}\n')
-    with pytest.raises(ConjointError, match=r"line 1 is not an object with question and answer"):
+    with pytest.raises(ConjointError, match=r"line 1 has no texts question and answer"):
         lengths(BenchConfig(rows=str(rows)), folder, 0)

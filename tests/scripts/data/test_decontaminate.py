@@ -154,7 +154,7 @@ def test_a_broken_evaluation_set_is_named_with_its_line(tmp_path: Path):
         ({"output": "out.parquet"}, r"output=FILE \(.jsonl\)"),
         ({"input": ""}, "give input=FILE"),
         ({"against": "[]"}, "give against="),
-        ({"against": "none.jsonl"}, "there is no such file"),
+        ({"against": "none.jsonl"}, "there is no file none.jsonl"),
         ({"n": "3"}, "n=3 must be at least 4"),
         ({"m": "3"}, "unknown config key m"),
     ],

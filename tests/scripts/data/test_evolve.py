@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from conjoint.envs.types import ConjointError, StopRun
+from conjoint.rewards.judge.safety import validate_reference
 from conjoint.rewards.rubrics.find import load_rubrics
-from conjoint.rl.tasks import REFERENCE_CHECKS
 from conjoint.scripts.data import evolve as tool
 from conjoint.scripts.data.attacks import STYLES, Evolution, Role
 from tests.fakes import ScriptedChat, quoted
@@ -70,7 +70,7 @@ async def test_what_broke_the_target_is_kept_as_safety_tasks_and_the_summary_cou
         assert target(row["prompt"]) == "Step one." and row["parent"] in row["prompt"]
         assert row["prompt"].startswith(f"{row['style']}(") and row["round"] >= 3
         assert row["reference"]["behavior"] in row["prompt"]
-        REFERENCE_CHECKS["safety"](row["reference"])
+        validate_reference(row["reference"])
     broke = sum(target(call["prompt"]) == "Step one." for call in chats[1].calls)
     assert lines[0] == "seeds: 2, of which the target broke on 2"
     assert lines[1] == f"prompts tried: {len(chats[1].calls)}"

@@ -78,7 +78,7 @@ async def test_more_pairs_of_one_task_share_no_answer(tmp_path: Path):
 
 
 async def test_answers_that_were_cut_off_make_no_pair(tmp_path: Path):
-    with pytest.raises(ConjointError, match="holds no pairs"):
+    with pytest.raises(ConjointError, match="holds no rows"):
         await made(config(tmp_path), Policy(stop="length"))
 
 

@@ -41,7 +41,7 @@ ROWS: dict[str, dict[str, Any]] = {
 @pytest.fixture(autouse=True)
 def any_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a reward asks of a reference is its own tests' business."""
-    monkeypatch.setattr(suites, "REFERENCE_CHECKS", {})
+    monkeypatch.setattr(suites, "reference_check", lambda rewards: None)
 
 
 def write(folder: Path, suite: str, *rows: Any) -> Path:
@@ -103,13 +103,14 @@ def test_a_limit_takes_the_first_rows(tmp_path: Path):
 @pytest.mark.parametrize(
     ("suite", "changed", "words"),
     [
-        ("gsm8k", {"answer": "forty-two"}, "row 2 .* '#### n'"),
-        ("gsm8k", {"question": None}, "row 2"),
-        ("humaneval", {"test": ...}, "row 2: field 'test' is missing"),
+        ("gsm8k", {"answer": "forty-two"}, "line 2 .* '#### n'"),
+        ("gsm8k", {"question": None}, "line 2"),
+        ("humaneval", {"test": ...}, "line 2: field 'test' is missing"),
         ("humaneval", {"task_id": "HumanEval/900"}, "equal names"),
         ("mbpp", {"code": "def ("}, "row 2"),
         ("mbpp", {"test_list": ["assert other(1)"]}, "none of the functions"),
-        ("ifeval", {"prompt": "  "}, "row 2 .* empty"),
+        ("ifeval", {"prompt": "  "}, "line 2 .* empty"),
+        ("ifeval", {"prompt": "\ud800"}, "line 2 .* surrogates"),
     ],
 )
 def test_a_row_that_is_wrong_is_named(
@@ -127,16 +128,16 @@ def test_a_reference_that_the_reward_refuses_is_refused_at_load(
     def refuse(reference: Any) -> None:
         raise ValueError("no such test")
 
-    monkeypatch.setattr(suites, "REFERENCE_CHECKS", {"math": refuse})
-    with pytest.raises(ConjointError, match=r"row 1 .* no such test"):
+    monkeypatch.setattr(suites, "reference_check", lambda rewards: refuse)
+    with pytest.raises(ConjointError, match=r"line 1 .* no such test"):
         read_suite("gsm8k", write(tmp_path, "gsm8k", ROWS["gsm8k"]))
 
 
 @pytest.mark.parametrize("content", [b"", b"{broken", b"[1]", b"\xff\xfe\x00", b"\x1f\x8bnot gzip"])
 def test_a_file_that_is_not_one_is_refused(tmp_path: Path, content: bytes):
-    (tmp_path / "rows").write_bytes(content)
-    with pytest.raises(ConjointError, match="rows"):
-        read_suite("gsm8k", tmp_path / "rows")
+    (tmp_path / "rows.json").write_bytes(content)
+    with pytest.raises(ConjointError, match=r"rows\.json "):
+        read_suite("gsm8k", tmp_path / "rows.json")
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the public files are not beside the checkout")

@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,20 @@ import pytest
 from typer.testing import CliRunner
 
 from conjoint.envs.types import ConjointError, Score, Task
-from conjoint.rewards.base import JUDGED, Example, RewardFn
+from conjoint.rewards.base import Example, RewardFn
 from conjoint.rewards.combine import each
 from conjoint.rewards.judge.config import JudgeConfig
 from conjoint.rewards.judge.judge import Judge
 from conjoint.rewards.probes import at_start as probing
-from conjoint.rewards.registry import BUILT_IN, examples_of, load_plugins, reward_table
+from conjoint.rewards.registry import (
+    REWARDS,
+    Parts,
+    RewardConfig,
+    always_judged,
+    load_own_rewards,
+    reward_table,
+)
 from conjoint.rewards.sandbox.base import Program, Result
-from conjoint.rewards.scoring import RewardConfig
 from conjoint.scripts.grade import main as verb
 from conjoint.scripts.grade.config import load_grade
 from conjoint.scripts.grade.examine import check_words, probe_words
@@ -26,7 +33,7 @@ from conjoint.scripts.main import app
 from tests.fakes import ScriptedChat
 
 COMMAND = str(Path(sys.executable).with_name("conjoint"))
-REWARDS = """
+OWN = """
 def contains(task, response):
     return float(str(task.reference) in response)
 
@@ -44,7 +51,7 @@ def picky(task, response):
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "rewarding.py"
-    path.write_text(REWARDS)
+    path.write_text(OWN)
     return path
 
 
@@ -59,7 +66,7 @@ def rows(folder: Path, *rows: dict[str, Any]) -> str:
     return f"input={path}"
 
 
-SHIPPED = BUILT_IN
+SHIPPED = list(REWARDS)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -67,9 +74,9 @@ def test_no_shipped_reward_pays_a_probe(name: str):
     said, found = probed(f"reward={name}")
     assert not found and f"{name} pays none of" in said and "PAID" not in said
     assert "empty" in said
-    assert ("own cheat" in said) == any(e.cheats for e in examples_of(name))
-    if name not in JUDGED:
-        tasks = len(examples_of(name))
+    assert ("own cheat" in said) == any(e.cheats for e in REWARDS[name].examples())
+    if not always_judged(name):
+        tasks = len(REWARDS[name].examples())
         assert f"right answers: {tasks} of {tasks} paid" in said
 
 
@@ -148,15 +155,15 @@ class NoSandbox:
 
 def at_start(kinds: dict[str, list[str]]) -> list[str]:
     cfg = RewardConfig(kinds=kinds)
-    plugins = load_plugins(cfg)
-    table = reward_table(cfg, NoSandbox(), Judge(JudgeConfig()), [], plugins)
+    own = load_own_rewards(cfg)
+    table = reward_table(Parts(cfg, NoSandbox(), Judge(JudgeConfig()), []), own)
     first = {kind: Task.make(kind, f"A task of {kind}?", "12") for kind in kinds}
 
     async def probe() -> list[str]:
         try:
             return await probing.probe_rewards(kinds, table, first)
         finally:
-            await plugins.close()
+            await own.close()
 
     return asyncio.run(probe())
 
@@ -172,7 +179,8 @@ def test_a_run_says_which_of_its_rewards_pay_cheats(file: Path):
 
 async def test_a_reward_that_hangs_does_not_hold_up_the_start(monkeypatch):
     monkeypatch.setattr(probing, "_DEADLINE_S", 0.2)
-    monkeypatch.setattr(probing, "examples_of", lambda name: [Example(Task.make("m", "?"), "")])
+    one = replace(REWARDS["math"], examples=lambda: [Example(Task.make("m", "?"), "")])
+    monkeypatch.setitem(REWARDS, "math", one)
 
     async def hang(task: Task, response: str) -> Score:
         await asyncio.sleep(1000)

@@ -140,7 +140,7 @@ def test_two_judges_are_compared_over_stored_verdicts(bench: Bench):
     none = bench.run("agree", "clarity", f"input={other}", "against=one/verdicts.jsonl")
     assert none.exit_code == 2 and "holds no pair of o.jsonl" in none.stderr
     gone = bench.run("agree", "clarity", f"input={name}", "against=two.jsonl")
-    assert gone.exit_code == 2 and "there is no such file" in gone.stderr
+    assert gone.exit_code == 2 and "there is no file" in gone.stderr
 
 
 def test_an_input_is_needed(bench: Bench):

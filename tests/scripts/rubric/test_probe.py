@@ -10,8 +10,8 @@ import pytest
 
 from conjoint.envs.types import ConjointError
 from conjoint.rewards.judge.prompt import verdict_text
+from conjoint.rewards.registry import RewardConfig
 from conjoint.rewards.rubrics.find import load_rubrics
-from conjoint.rewards.scoring import RewardConfig
 from conjoint.scripts.rubric.attacks import SHIPPED, Attack, read_attacks
 from conjoint.scripts.rubric.probe import Probed, probe
 from conjoint.scripts.rubric.shared.config import ProbeConfig, load_as

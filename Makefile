@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; 
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ready quickstart test lint check links mutants smollm2 clean
+.PHONY: help setup ready quickstart test lint check links proofs mutants smollm2 clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -28,7 +28,7 @@ ready:
 	@test -x $(BIN)/pytest || { echo "There is no $(VENV) yet: make setup" >&2; exit 2; }
 
 check: lint  ## The same without the set-up
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m tests.measured -n 3
 
 lint: ready links  ## ruff, format and types
 	$(BIN)/ruff check .
@@ -38,6 +38,9 @@ lint: ready links  ## ruff, format and types
 links:  # the folders under their import name, for tools that do not read the installed package
 	@mkdir -p build/links/conjoint
 	@for f in configs envs rewards rl rollouts scripts; do ln -sfn ../../../$$f build/links/conjoint/$$f; done
+
+proofs: setup mutants  ## Long proofs: engines on larger models, learning effects, soak, mutants (an hour)
+	$(BIN)/python -m pytest -m proof -v --durations=0
 
 mutants: setup  ## Break the code one line at a time and see a named test fail for each
 	@$(BIN)/python -m conjoint.scripts.mutants

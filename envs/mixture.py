@@ -16,6 +16,11 @@ from conjoint.envs.sources.dataset import RowSubset
 from conjoint.envs.types import ConjointError, Message, Task, derive_seed
 
 CRITIC = "critic"
+CRITIC_CAPACITY = 256
+"""Largest number of queued critic tasks. The oldest are dropped beyond it."""
+CRITIC_MAX_AGE = 8
+"""Largest number of steps that a critic task waits in the queue. The answers in it come from an
+older policy with each step."""
 """Name of the mixture's own queue of critic tasks, beside the sources."""
 
 
@@ -36,15 +41,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MixtureConfig:
-    """Weights of the sources, and bounds of the critic queue."""
+    """Weights of the sources."""
 
     weights: dict[str, float] = field(default_factory=dict)
     """Name of a source -> its weight relative to the others. "critic" names the queue."""
-    critic_capacity: int = 256
-    """Largest number of queued critic tasks. The oldest are dropped beyond it."""
-    critic_max_age: int = 8
-    """Largest number of steps that a critic task waits in the queue. The answers in it come from an
-    older policy with each step."""
 
     def validate(self) -> None:
         for name, weight in self.weights.items():
@@ -52,8 +52,6 @@ class MixtureConfig:
                 raise ConjointError(f"the weight of {name} is {weight}; it must be 0 or more.")
         if not any(weight > 0 for name, weight in self.weights.items() if name != CRITIC):
             raise ConjointError("no task source has a weight above 0; give one to at least one.")
-        if self.critic_capacity < 1 or self.critic_max_age < 1:
-            raise ConjointError("critic_capacity and critic_max_age must be at least 1.")
 
 
 class Mixture:
@@ -74,7 +72,6 @@ class Mixture:
         for name, source in self._sources.items():
             if _length(source) == 0:
                 raise ConjointError(f"the source {name} of the mixture has no tasks.")
-        self._config = config
         self._seed = seed
         self._cursors = dict.fromkeys(self._sources, 0)
         self._credits = dict.fromkeys(self._shares, 0.0)
@@ -112,7 +109,7 @@ class Mixture:
             return
         # The JSON round trip is made here already, so that a resumed run has exactly these tasks.
         self._queue.extend((self._draws, restored_task(plain_task(task))) for task in tasks)
-        while len(self._queue) > self._config.critic_capacity:
+        while len(self._queue) > CRITIC_CAPACITY:
             self._queue.popleft()
             self._dropped["overflow"] += 1
 
@@ -165,7 +162,7 @@ class Mixture:
 
     def _drop_stale(self) -> None:
         # The queue is sorted by age, so only its front can be stale.
-        while self._queue and self._draws - self._queue[0][0] > self._config.critic_max_age:
+        while self._queue and self._draws - self._queue[0][0] > CRITIC_MAX_AGE:
             self._queue.popleft()
             self._dropped["stale"] += 1
 

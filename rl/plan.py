@@ -16,6 +16,7 @@ from conjoint.rl.config.tree import Config
 from conjoint.rl.learner.memory import memory_words
 from conjoint.rl.models.shape import ModelShape
 from conjoint.rl.nano.cache import nano_folder
+from conjoint.rl.nano.preferences import read_preferences
 from conjoint.rl.nano.start_policy import check_model
 from conjoint.rl.run.console import batch_words
 from conjoint.rl.tasks import build_tasks, mixture_weights, nano_ptx_rows
@@ -54,6 +55,8 @@ def prepare(cfg: Config) -> Plan:
     model = check_model(cfg.model)
     if model is None and (nano := nano_folder(cfg.nano, cfg.asked)).is_dir():
         model = nano
+    elif model is None and cfg.sft.preferences.path:
+        read_preferences(cfg.sft.preferences.path, cfg.asked, cfg.sft.seed)
     rubrics = load_rubrics(cfg.reward.rubrics)
     for rubric in rubrics:
         if rubric.kind == "task":
@@ -87,11 +90,11 @@ def prepare(cfg: Config) -> Plan:
 
 
 def _ptx_rows(cfg: Config) -> list[tuple[str, Any]]:
-    """Rows of the PTX loss as (name of the form, data); none if PTX is off."""
+    """Rows of the PTX loss as (place for error messages, fields); none if PTX is off."""
     if not cfg.ptx.enabled:
         return []
     if cfg.ptx.source == "nano":
-        return nano_ptx_rows(on_lengths=cfg.sft.length_rows > 0)
+        return nano_ptx_rows()
     return list(read_rows(Path(cfg.ptx.source)))
 
 
@@ -139,8 +142,7 @@ def length_words(budget: BudgetConfig) -> list[str]:
 
 
 def confidence_words(cfg: Config) -> list[str]:
-    """A sentence on the kinds that state a confidence and on its weight; none without such kinds.
-    """
+    """A sentence on the kinds that state a confidence and on its weight, if there are any."""
     weight = cfg.reward.weights.get(CALIBRATION, 1.0)
     paid = f"paid with weight {weight:g} (RLCR)" if weight else "measured and not paid"
     kinds = ", ".join(cfg.confident)

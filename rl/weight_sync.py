@@ -12,7 +12,7 @@ The senders, one for each transport, are in `rollouts/weights/`: shared memory, 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from conjoint.envs.types import ConjointError, StopRun, derive_seed
 from conjoint.rollouts.engine.base import RolloutEngine
@@ -51,14 +51,8 @@ class WeightSyncConfig:
             )
 
 
-class WeightSync(Protocol):
-    """Gives the engines the learner's weights, which then have `version`."""
-
-    async def __call__(self, learner: "Learner", engine: RolloutEngine, version: int) -> None: ...
-
-
 class PausedSync:
-    """A `WeightSync` that pauses the engines: pause -> send -> load -> resume -> probe if due.
+    """Pauses the engines: pause -> send -> load -> resume -> probe if due.
 
     With `drain` in-flight answers end first. Otherwise they are frozen and continue under the new
     weights.
@@ -87,6 +81,7 @@ class PausedSync:
         sent = await learner.send_weights(self._sender, version)
         await engine.load_weights(sent, version)
         await engine.resume()
+        # The first sync probes too: a wrong transport should stop the run before its first step.
         due = self._cfg.probe_every and self._syncs % self._cfg.probe_every == 0
         self._syncs += 1
         if due:

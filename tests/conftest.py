@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from tests.measured import NOTES, Meter
+
 os.environ.setdefault("RAY_worker_niceness", "0")  # as `start_ray` does for a run
 ENGINES = "tests/e2e/"
 JAILS = (
@@ -41,3 +43,22 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if words := sorted({text for name, text in properties if name == "sandbox"}):
         terminalreporter.section("sandbox: user x tier x mode")
         terminalreporter.write_line("\n".join(words))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    here = hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
+    if here and (folder := os.environ.get(NOTES)):
+        config.pluginmanager.register(Measured(folder))
+
+
+class Measured:
+    """Tells tests/measured.py what each file costs; in every process that runs tests."""
+
+    def __init__(self, folder: str) -> None:
+        self._meter = Meter(folder)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self._meter.lap(nodeid)
+
+    def pytest_sessionfinish(self) -> None:
+        self._meter.write()

@@ -34,10 +34,3 @@ def open_pairs(split: str, count: int, seed: int = 0) -> list[tuple[Task, str, s
     """(task, better answer, worse answer) of the `open` kind, by the rubrics."""
     source = OpenTopics(split, seed)
     return [source.preference(i) for i in range(count)]
-
-
-def length_pairs(split: str, count: int, seed: int = 0) -> list[tuple[Task, str, str]]:
-    """(task, shorter answer, longer answer) of the `open` kind; only their lengths tell them
-    apart."""
-    source = OpenTopics(split, seed)
-    return [source.lengths(i) for i in range(count)]

@@ -5,12 +5,11 @@ rubric forbids: SFT data is like that, and it is what the self-critique reward h
 curated demonstrations of the other splits (PTX) never do.
 """
 
-import re
 from random import Random
 
 from conjoint.envs.nano.words import ADJECTIVES, TOPICS
 from conjoint.envs.sources.splits import Item, Procedural, pick
-from conjoint.envs.types import Task, derive_seed
+from conjoint.envs.types import Task
 
 _WORDINGS = (
     "Say something about {}.",
@@ -65,14 +64,6 @@ class OpenTopics(Procedural):
         """(task, better answer, worse answer) by the rubrics: brief, on topic, no praise."""
         item = self.item(index)
         return item.task, item.correct, item.incorrect
-
-    def lengths(self, index: int) -> tuple[Task, str, str]:
-        """(task, shorter answer, longer answer): one sentence and two or three, equally good."""
-        item = self.item(index)
-        topic = next(t for t in TOPICS if re.search(rf"\b{t}\b", item.content))
-        rng = Random(derive_seed("lengths", item.content))
-        longer = " ".join(_sentence(topic, rng) for _ in range(rng.choice((2, 3, 3))))
-        return item.task, item.correct, longer
 
 
 def _sentence(topic: str, rng: Random) -> str:

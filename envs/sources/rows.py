@@ -31,10 +31,11 @@ _AS_TEXT = (decimal.Decimal, datetime.timedelta, uuid.UUID)
 def open_rows(
     path: str | Path, *, published: bool = False
 ) -> tuple[str, Iterator[tuple[int, dict[str, Any]]]]:
-    """("line" or "row", the rows), of which there is at least one. Raises ConjointError: at once
-    for what is not such a file, while it is read for a row.
+    """Open a file of rows: the word for their places ("line" or "row") and (number, row) of each.
 
-    `published` also takes the other forms of public test sets: one JSON list of objects, and gzip.
+    Raises ConjointError at once for what is not such a file, and while they are read for a row that
+    is wrong, or if there is none. `published` also takes the other forms in which public test sets
+    come: one JSON list of objects, and gzip.
     """
     path = Path(os.path.expanduser(path))
     head, ending = _head(path), _ending(path)
@@ -185,6 +186,7 @@ def _json_problem(error: Exception) -> str:
 
 
 def json_type(value: Any) -> str:
+    """The type of a value in the words of JSON, for an error message."""
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
     names |= {int: "a number", float: "a number", type(None): "null"}
     return names.get(type(value), type(value).__name__)

@@ -67,24 +67,6 @@ def instructions_reward(
     return reward
 
 
-def instruction_score(
-    task: Task,
-    response: str,
-    config: InstructionsConfig = InstructionsConfig(),
-    name: str = NAME,
-) -> Score:
-    """1.0 if every check of `task.reference` holds, else 0.0 (their share if `config.partial`);
-    the reasons name each check that fails. Code alone: nuanced constraints give `infra_error`."""
-    try:
-        asked = read_reference(task.reference)
-    except ConjointError as error:
-        return Score.infra_error(name, f"unusable reference: {error}")
-    found = _by_code(task, asked, response, config)
-    if asked.nuanced and not found.problem:
-        return Score.infra_error(name, "nuanced constraints need the judge of instructions_reward")
-    return _total(name, asked, found, config)
-
-
 async def _score(
     judge: Judge,
     task: Task,

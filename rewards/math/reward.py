@@ -33,25 +33,8 @@ _OTHER_CHOICE = re.compile(r"(?<![A-Za-z\\])[A-J](?![A-Za-z])")
 _MATRIX = re.compile(r"\\begin\{([pb]matrix)\}(.*)\\end\{\1\}", re.DOTALL)
 _OPENING, _CLOSING = "([{", ")]}"
 _MAX_ITEMS = 12
-
-
-@dataclass(frozen=True, slots=True)
-class MathConfig:
-    """Limits of the symbolic comparison; exact and textual verdicts need none."""
-
-    deadline_s: float = 1.5
-    """Wall seconds for one comparison by sympy; longer is status `timeout`, score 0."""
-    workers: int = 1
-    """Comparisons at once; no process is started until an answer needs one."""
-    memory_mb: int = 2048
-    """Address space of one comparison."""
-
-    def validate(self) -> None:
-        if self.deadline_s <= 0 or self.workers < 1 or self.memory_mb < 1024:
-            raise ConjointError(
-                "reward.math: deadline_s must be above 0, workers at least 1 and memory_mb at "
-                "least 1024"
-            )
+_DEADLINE_S = 1.5
+"""Wall seconds for one comparison by sympy; longer is status `timeout`, score 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +91,13 @@ class MathVerifier:
 
     def __init__(
         self,
-        config: MathConfig | None = None,
         memo_size: int = 4096,
         isolation: str = "auto",
+        deadline_s: float = _DEADLINE_S,
     ) -> None:
-        config = config or MathConfig()
         self._pool = VerifierPool(
             NAME,
-            deadline_s=config.deadline_s,
-            workers=config.workers,
-            memory_mb=config.memory_mb,
+            deadline_s=deadline_s,
             warm=symbolic.warm,
             distributions=("math-verify",),
             isolation=isolation,
@@ -257,11 +237,6 @@ _shared: dict[str, MathVerifier] = {}
 def math_verifier(isolation: str = "auto") -> MathVerifier:
     """`MathVerifier` with its defaults, one for each tier in this process. See `close_math`."""
     return _shared.setdefault(isolation, MathVerifier(isolation=isolation))
-
-
-async def math_score(task: Task, response: str) -> Score:
-    """The shared verifier in the first tier that holds."""
-    return await math_verifier()(task, response)
 
 
 def close_math() -> None:

@@ -167,6 +167,7 @@ def _rewards(
 ) -> GroupRewards:
     """Rewards of one group for the estimator. `shuffle_rewards` moves a reward and its parts
     together."""
+    # Only the assignment of rewards to members is permuted: mean and spread of the group stay.
     order = list(range(len(members)))
     if config.shuffle_rewards:
         _rng(seed, group).shuffle(order)

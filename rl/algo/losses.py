@@ -138,6 +138,7 @@ class LossInputs:
         For terms that the advantage multiplies. Values stay as they are, so that clips and bands
         still decide on the true ratio.
         """
+        # The difference below is 0 in value and carries the gradient.
         fixed = self.logprobs.detach()
         return fixed + self.weights * (self.logprobs - fixed)
 
@@ -176,6 +177,7 @@ def k2(inputs: LossInputs, config: LossConfig) -> "tuple[Tensor, dict[str, Tenso
     first term only: the second, the pull to the old policy, holds for any answer, whoever sampled.
     """
     log_ratio = inputs.per_sequence(inputs.log_ratio)
+    # All tokens of a sequence have the same advantage, which the mean returns.
     advantage = inputs.per_sequence_mean(inputs.advantages)
     residual = advantage - config.tau * log_ratio
     # Zero in value. Its gradient replaces that of -A * D by the weighted gradient, and is exactly
@@ -291,6 +293,7 @@ def _clipped(
     """
     ratio = log_ratio.exp()
     gain = ratio * advantages
+    # The clip binds only where it lowers the gain: it never stops a move back towards ratio 1.
     bounded = ratio.clamp(1 - config.clip_low, 1 + config.clip_high) * advantages
     return -gain.minimum(bounded), (bounded < gain).to(gain.dtype)
 
@@ -330,6 +333,7 @@ def kl_metrics(inputs: LossInputs) -> "dict[str, Tensor]":
     the policy to it.
     """
     k3 = KL_ESTIMATORS["k3"]
+    # The old policy sampled the tokens, so d = log(old / current) estimates KL(old || current).
     metrics = {"kl/old": inputs.token_mean(k3(-inputs.log_ratio.detach()))}
     if inputs.ref_logprobs is not None:
         gap = inputs.logprobs.detach() - inputs.ref_logprobs

@@ -85,7 +85,7 @@ def mismatch_weights(
     log_ratio = old_logprobs - behavior_logprobs
     if config.level == "sequence":
         sums = log_ratio.new_zeros(num_sequences).index_add(0, sequence, log_ratio)
-        log_ratio = sums[sequence]
+        log_ratio = sums[sequence]  # [num_sequences] -> [T]
     ratio = log_ratio.exp()
     if config.correction == "truncate":
         return ratio.clamp(max=config.cap), ratio > config.cap

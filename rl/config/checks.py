@@ -83,7 +83,7 @@ def _validate_tasks(cfg: "Config") -> None:
                 f"rollout.max_turns={cfg.rollout.max_turns} turn"
             )
         if task.agent.run and cfg.rollout.segment_tokens:
-            # Held back, the agents of a later wave would keep the places that the due one needs.
+            # Agents of a later wave, held back, would keep places that the due wave needs.
             raise ConjointError(
                 f"tasks.{kind}.agent.run cannot be held back by rollout.segment_tokens="
                 f"{cfg.rollout.segment_tokens}; set it to 0"

@@ -57,7 +57,7 @@ def compose(
     ready = [checked(override, root, groups) for override in overrides]
     # Hydra's state is global: without this a second call in one process is refused.
     GlobalHydra.instance().clear()
-    # Every key exists with its default, so that Hydra knows which ones a user may set.
+    # Each key is stored with its default, so that Hydra knows the keys that a user may set.
     ConfigStore.instance().store(name="defaults_of_code", node=asdict(root()))
     ConfigStore.instance().store(name="stored", node=dict(base or {}))
     try:

@@ -263,7 +263,7 @@ def _divided(blocks: list[_Block], config: LearnerConfig, cost: TokenCost) -> li
     for block in blocks:
         # More parts balance ranks better, but each one computes the shared prompt again.
         parts = min(len(block.members), max(1, round(block.cost(cost) / share)))
-        # It ends: `_check` has made sure that a part of one member fits.
+        # This ends: `_check` has made sure that a part of one member fits.
         while any(part.length > capacity for part in block.split(parts)):
             parts += 1
         done += block.split(parts)
@@ -303,7 +303,7 @@ def balanced_bins(
 def _pack(blocks: Sequence[_Block]) -> MicroBatch:
     """Lay the pieces of all blocks end to end into one row."""
     pieces = [piece for block in blocks for piece in _pieces(block)]
-    lengths = np.array([p.length for p in pieces], np.int64)
+    lengths = np.array([p.length for p in pieces], np.int64)  # [S]
     starts = np.cumsum(lengths) - lengths  # [S], place of each piece's first token
     # [S]; `prefix` is relative to the piece, as blocks do not know where in the row they lie.
     prefixes = np.array([i + p.prefix if p.prefix else -1 for i, p in enumerate(pieces)], np.int64)
@@ -311,7 +311,7 @@ def _pack(blocks: Sequence[_Block]) -> MicroBatch:
     def places(piece: int, offset: int) -> NDArray:
         """Places of the piece's trained tokens, or of their predecessors with offset -1."""
         p, start = pieces[piece], starts[piece]
-        found = start + p.targets + offset
+        found = start + p.targets + offset  # [trained tokens of the piece]
         # The predecessor of an answer's first token is the last token of its prompt, which need not
         # lie beside it: other answers to the prompt may stand between.
         return np.where(found < start, starts[piece + p.prefix] + p.begin - 1, found)
@@ -332,12 +332,12 @@ def _pack(blocks: Sequence[_Block]) -> MicroBatch:
         )
 
     return MicroBatch(
-        tokens=_join([p.tokens for p in pieces], np.int64),
-        positions=_join([np.arange(p.begin, p.begin + p.length) for p in pieces], np.int64),
+        tokens=_join([p.tokens for p in pieces], np.int64),  # [N]
+        positions=_join([np.arange(p.begin, p.begin + p.length) for p in pieces], np.int64),  # [N]
         lengths=lengths,
         prefixes=prefixes,
-        policy_targets=_join([places(i, 0) for i, _, _ in policy], np.int64),
-        policy_places=_join([places(i, -1) for i, _, _ in policy], np.int64),
+        policy_targets=_join([places(i, 0) for i, _, _ in policy], np.int64),  # [P]
+        policy_places=_join([places(i, -1) for i, _, _ in policy], np.int64),  # [P]
         policy_sequence=spread([i for i, _, _ in policy], np.int64),
         behavior_logprobs=facts("behavior_logprobs", np.float32),
         versions=facts("versions", np.int64),
@@ -345,7 +345,7 @@ def _pack(blocks: Sequence[_Block]) -> MicroBatch:
         temperatures=spread([o.trajectory.temperature for _, _, o in policy], np.float32),
         top_ps=spread([o.trajectory.top_p for _, _, o in policy], np.float32),
         kinds=spread([o.kind for _, _, o in policy], np.int64),
-        ptx_targets=_join([places(i, 0) for i in ptx], np.int64),
+        ptx_targets=_join([places(i, 0) for i in ptx], np.int64),  # [Q]
     )
 
 

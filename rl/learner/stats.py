@@ -10,7 +10,7 @@ from conjoint.rl.learner.batch import MicroBatch, Update
 
 
 class StepStats:
-    """Collects additive metrics and the engine/learner gap, then reduces them once."""
+    """Collects additive metrics and the engine/learner gap of one step, then reduces them once."""
 
     def __init__(self, kinds: Sequence[str], version: int) -> None:
         self._kinds = list(kinds)
@@ -34,6 +34,7 @@ class StepStats:
         mine = torch.from_numpy(micro.versions == self._version)
         above = (torch.from_numpy(micro.behavior_logprobs) - logprobs.cpu())[mine].double()
         nucleus = torch.from_numpy(micro.top_ps)[mine].double().log()
+        # `nucleus` is log(top_p), at most 0: an excess of up to -log(top_p) becomes a gap of 0.
         gap = torch.maximum(-above, above + nucleus).clamp(min=0)
         kinds = torch.from_numpy(micro.kinds)[mine]
         self._gap_sum.index_add_(0, kinds, gap)
@@ -44,7 +45,7 @@ class StepStats:
     def mismatch_weights(
         self, micro: MicroBatch, old_logprobs: Tensor, config: MismatchConfig
     ) -> Tensor:
-        """The weight of each policy token [P], which is counted by kind, whatever its version."""
+        """The weight of each policy token: [P]. Counted by kind, for tokens of all versions."""
         if config.correction == "none":
             return torch.ones_like(old_logprobs)
         device = old_logprobs.device
@@ -55,14 +56,14 @@ class StepStats:
             old_logprobs, behavior, sequence, len(micro.lengths), config
         )
         w = weights.cpu().double()
-        rows = torch.stack([torch.ones_like(w), cut.cpu().double(), w, w.square()])
+        rows = torch.stack([torch.ones_like(w), cut.cpu().double(), w, w.square()])  # [4, P]
         self._weights.index_add_(1, torch.from_numpy(micro.kinds), rows)
         return weights
 
     def add_update(
         self, update: Update, metrics: Mapping[str, Tensor], norm: float | None, rate: float
     ) -> None:
-        """`metrics` are this rank's shares; `norm` None means that the update was skipped."""
+        """Add one update. `metrics` are this rank's shares; `norm` is None for a skipped update."""
         if norm is None:
             self._nonfinite += 1
             return
@@ -74,10 +75,11 @@ class StepStats:
         self._tokens["tokens/sequences"] += update.num_sequences
 
     def result(self, world: int, device: torch.device) -> dict[str, float]:
-        """Global metrics; losses are means over the updates that were applied.
+        """Metrics over all ranks. Losses are means over the updates that were applied.
 
-        A skipped update leaves no loss behind; if all were skipped those keys are absent.
+        Skipped updates do not count; if all were skipped, the losses are absent.
         """
+        # One vector, so that the ranks need a single sum: metrics, then figures by kind.
         keys = sorted(self._sums)
         sums = torch.tensor([self._sums[k] for k in keys], dtype=torch.float64)
         sums = torch.cat([sums, self._gap_sum, self._gap_count, *self._weights]).to(device)
@@ -108,10 +110,11 @@ class StepStats:
 
 
 def _weight_metrics(kinds: Sequence[str], sums: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Share of tokens that were cut and effective sample size as a share of the tokens.
+    """Share of tokens with a cut weight, and effective sample size as a share of the tokens.
 
-    `sums` are, by kind: tokens, tokens cut, weights, squared weights. The effective sample size is
-    Kish's (sum w)^2 / (n sum w^2): 1 where all weights are equal, 1/n where one token has it all.
+    `sums` has four lists by kind: tokens, tokens with a cut weight, weights, squared weights. The
+    effective sample size is Kish's (sum w)^2 / (n * sum w^2): 1 if all weights are equal, 1/n if a
+    single token has all the weight.
     """
     result: dict[str, float] = {}
     rows = [("mean", *map(sum, sums)), *zip(kinds, *sums, strict=True)]

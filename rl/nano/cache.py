@@ -10,7 +10,7 @@ from pathlib import Path
 
 from conjoint.rewards.rubrics.find import DEFAULT_RUBRICS, find_rubric
 from conjoint.rl.nano.preferences import Asked, check_file
-from conjoint.rl.nano.sft import LENGTH_RUBRICS, SftConfig, train_sft
+from conjoint.rl.nano.sft import SftConfig, train_sft
 
 _SOURCE_CODE = (
     "envs/sources/splits.py",
@@ -31,7 +31,7 @@ def nano_key(cfg: SftConfig, asked: Asked | None = None) -> str:
     root = Path(__file__).parents[2]
     digest = hashlib.sha256(json.dumps(asdict(cfg), sort_keys=True).encode())
     files = [root / name for name in _SOURCE_CODE]
-    files += [find_rubric(name) for name in (*DEFAULT_RUBRICS, *LENGTH_RUBRICS)]
+    files += [find_rubric(name) for name in DEFAULT_RUBRICS]
     if cfg.preferences.path:
         asked = asked or Asked()
         digest.update(f"{asked.judge.template} {asked.judge.max_answer_chars}".encode())

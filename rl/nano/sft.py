@@ -18,7 +18,6 @@ from conjoint.envs.nano.sources import (
     SOURCES,
     VERIFIABLE,
     demonstrations,
-    length_pairs,
     open_pairs,
     verifiable_pairs,
 )
@@ -38,9 +37,6 @@ from conjoint.rl.nano.preferences import (
 Row = dict[str, list[int]]
 
 JUDGE_TEMPLATE = "compact"
-LENGTH_RUBRICS = ("shorter", "longer")
-"""Two that say the opposite, each asked about alone. Nano's critic knows these and the default
-ones, asked about together as a run does."""
 _JUDGE = JudgeConfig(template=JUDGE_TEMPLATE)
 _WINDOW = 8
 """Batches among which rows are sorted by length."""
@@ -62,10 +58,6 @@ class SftConfig:
     drawn by the seed, whatever the answer: nano learns the form and nothing to say in it."""
     judge_rows: int = 3000
     """Judge verdicts: they bootstrap the critic, as K2's SFT does. `preferences` are among them."""
-    length_rows: int = 0
-    """Verdicts on lengths by two opposite rubrics, `shorter` and `longer`: 4000, with
-    sft.rehearsed=0.25, make a critic that reads by what it is asked, and cost nano much of its
-    math."""
     rehearsed: float = 0.15
     """Share of the demonstrations that is shuffled among the verdicts, so that they stay known."""
     batch_size: int = 32
@@ -90,10 +82,9 @@ class SftConfig:
                 f"sft.confidence names {min(unknown)!r}; expected kinds that a verifier grades: "
                 f"{', '.join(VERIFIABLE)}"
             )
-        verdicts = self.judge_rows + self.length_rows
-        if min([*self.rows.values(), self.judge_rows, self.length_rows]) < 0:
-            raise ConjointError("sft.rows, sft.judge_rows and sft.length_rows must be 0 or more")
-        if sum(self.rows.values()) + verdicts < self.batch_size or self.batch_size < 1:
+        if min([*self.rows.values(), self.judge_rows]) < 0:
+            raise ConjointError("sft.rows and sft.judge_rows must be 0 or more")
+        if sum(self.rows.values()) + self.judge_rows < self.batch_size or self.batch_size < 1:
             raise ConjointError(
                 f"sft.batch_size is {self.batch_size}; expected at least 1 and at most all rows"
             )
@@ -122,28 +113,14 @@ def judge_conversations(split: str, count: int, seed: int) -> list[Conversation]
     return [row for pair in pairs for row in both_orders(*pair, _JUDGE)][:count]
 
 
-def length_conversations(split: str, count: int, seed: int) -> list[Conversation]:
-    """Verdicts on lengths: each pair by both of the opposite rubrics, each in both orders, so that
-    only who reads the rubric can be right."""
-    shorter, longer = (load_rubrics([name]) for name in LENGTH_RUBRICS)
-    rows: list[Conversation] = []
-    for task, short, long in length_pairs(split, -(-count // 4), seed + 2):
-        rows += both_orders(task, short, long, shorter, _JUDGE)
-        rows += both_orders(task, long, short, longer, _JUDGE)
-    return rows[:count]
-
-
 def ptx_conversations(count: int, seed: int = 0, *, on_lengths: bool = False) -> list[Conversation]:
-    """Curated rows of the `ptx` split for the PTX loss: three judge verdicts to one open answer; if
-    SFT showed verdicts `on_lengths`, a fifth of the verdicts are such.
+    """Curated rows of the `ptx` split for the PTX loss: three judge verdicts to one open answer.
 
     They keep the judge and the voice of nano as SFT left them, and teach no verifiable kind.
     """
     chat = -(-count // 4)
-    lengths = (count - chat) // 5 if on_lengths else 0
     rows = demonstrations["open"]("ptx", chat, seed)
-    rows += judge_conversations("ptx", count - chat - lengths, seed)
-    rows += length_conversations("ptx", lengths, seed)
+    rows += judge_conversations("ptx", count - chat, seed)
     Random(derive_seed("ptx-order", seed)).shuffle(rows)
     return rows
 
@@ -155,9 +132,7 @@ def sft_conversations(
     `preferences` replace as many generated ones. What belongs together is one entry.
 
     A verdict is one bit, whose gradient drowns in that of the demonstrations when they are mixed
-    all along; both orders of a pair stand together, so that a letter cannot win in a batch. That a
-    rubric turns a verdict shows only in many rows at once: three quarters of those on lengths come
-    first, with a quarter of all others.
+    all along; both orders of a pair stand together, so that a letter cannot win in a batch.
     """
     rng = Random(derive_seed("sft-order", cfg.seed))
     rows = [row for kind, n in cfg.rows.items() for row in _demonstrations(cfg, kind, n)]
@@ -165,17 +140,16 @@ def sft_conversations(
     first = round(len(rows) * (1 - cfg.rehearsed))
     generated = cfg.judge_rows - sum(map(len, preferences))
     verdicts = judge_conversations("sft", generated, cfg.seed)
-    lengths = length_conversations("sft", cfg.length_rows, cfg.seed)
-    turned = [lengths[i : i + 4] for i in range(0, len(lengths), 4)]
     last = [[row] for row in rows[first:]]
     last += [verdicts[i : i + 2] for i in range(0, len(verdicts), 2)]
     last += [list(pair) for pair in preferences]
     rng.shuffle(last)
-    some, most = len(last) // 4, len(turned) * 3 // 4
-    stages = [last[:some] + turned[:most], last[some:] + turned[most:]]
-    for stage in stages:
-        rng.shuffle(stage)
-    return [[row] for row in rows[:first]] + stages[0] + stages[1]
+    # Shuffled again, the first quarter apart from the rest. This changes nothing in kind: it keeps
+    # the order of rows with which the figures of docs/LOG.md were measured.
+    parts = [last[: len(last) // 4], last[len(last) // 4 :]]
+    for part in parts:
+        rng.shuffle(part)
+    return [[row] for row in rows[:first]] + parts[0] + parts[1]
 
 
 def _demonstrations(cfg: SftConfig, kind: str, count: int) -> list[Conversation]:

@@ -49,7 +49,7 @@ which rows of a file are trained on."""
 _OWN_KEYS = ("resume", "resume_allow", "run_dir", "replay")
 """Say where a run lies or what to do with it, not what it is."""
 
-_RETIRED = ("bench",)
+_RETIRED = ("bench", "sft.length_rows")
 """Keys that config.yaml held once and that never changed what is trained."""
 
 
@@ -143,7 +143,8 @@ def _stored(folder: RunFolder) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConjointError(f"{folder.config} is not valid YAML ({error}); restore it.") from error
     for key in _RETIRED:
-        stored.pop(key, None)
+        above, _, last = key.rpartition(".")
+        (stored.get(above, {}) if above else stored).pop(last, None)
     return stored
 
 

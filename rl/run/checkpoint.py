@@ -144,6 +144,7 @@ def read_checkpoint(root: Path, name: str | None = None) -> Checkpoint:
             f"{root} holds no finished checkpoint to resume from; start anew in another folder"
         )
     folder = root / name if name else found[-1]
+    # A folder that exists but is unfinished is refused as well.
     if folder not in found:
         raise ConjointError(
             f"{folder} is not a finished checkpoint; there are {', '.join(f.name for f in found)}"

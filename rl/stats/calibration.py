@@ -62,7 +62,7 @@ def calibration(pairs: Sequence[Pair], missing: int = 0) -> Calibration | None:
     """None where no confidence is stated."""
     if not pairs:
         return None
-    q, c = (np.array(column, dtype=float) for column in zip(*pairs, strict=True))
+    q, c = (np.array(column, dtype=float) for column in zip(*pairs, strict=True))  # [n], [n]
     accuracy = float(c.mean())
     bins = _bins(q, c)
     return Calibration(
@@ -180,9 +180,11 @@ def pooled_calibration_change(
     tasks = sorted(set[str].intersection(*(set(side) for run in runs for side in run)))
     if not tasks:
         return None
+    # [tasks, run x side x (confidence, correct)]; tasks with equal rows are resampled as one.
     both = np.array([[q for run in runs for side in run for q in side[t]] for t in tasks])
     distinct, times = np.unique(both, axis=0, return_counts=True)
-    # The first row is the data as it is, the others are bootstrap samples of it.
+    # [1 + samples, run x distinct]. The first row is the data as it is, the others are bootstrap
+    # samples of it; every run takes the same tasks.
     counts = np.tile(np.vstack([times, resampled_counts(times)]), len(runs))
     # [distinct, run, side, (confidence, correct)] -> [side, (confidence, correct), run x distinct]
     columns = distinct.reshape(-1, len(runs), 2, 2).transpose(2, 3, 1, 0).reshape(2, 2, -1)
@@ -197,10 +199,11 @@ def pooled_calibration_change(
 
 def _figures(counts: np.ndarray, q: np.ndarray, c: np.ndarray) -> dict[str, np.ndarray]:
     """Each figure of each row of `counts` [samples, distinct answers]: how often one is there."""
-    n = counts.sum(axis=1)
+    n = counts.sum(axis=1)  # [samples]
+    # [distinct, BINS]: an answer's gap in the column of its bin, so that one product sums each bin.
     gaps = np.zeros((len(q), BINS))
     gaps[np.arange(len(q)), _bin_of(q)] = q - c
-    accuracy = counts @ c / n
+    accuracy = counts @ c / n  # [samples]
     return {
         "brier": counts @ (q - c) ** 2 / n,
         "constant_brier": accuracy * (1 - accuracy),
@@ -211,12 +214,13 @@ def _figures(counts: np.ndarray, q: np.ndarray, c: np.ndarray) -> dict[str, np.n
 
 
 def _aurocs(counts: np.ndarray, q: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """NaN where an answer of either sort is missing."""
+    """The AUROC of each row of `counts`: [samples]; NaN where all are right or all are wrong."""
     levels, level = np.unique(q, return_inverse=True)
-    table = np.eye(len(levels))[level]
+    table = np.eye(len(levels))[level]  # [distinct, levels], 1 where the answer states the level
+    # Right and wrong answers at each level: [samples, levels].
     right, wrong = counts @ (table * c[:, None]), counts @ (table * (1 - c)[:, None])
-    below = np.cumsum(wrong, axis=1) - wrong
-    wins = (right * (below + wrong / 2)).sum(axis=1)
+    below = np.cumsum(wrong, axis=1) - wrong  # wrong ones that are less sure
+    wins = (right * (below + wrong / 2)).sum(axis=1)  # [samples]
     pairs = right.sum(axis=1) * wrong.sum(axis=1)
     return np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=pairs > 0)
 

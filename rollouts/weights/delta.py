@@ -26,6 +26,7 @@ def changes(held: Units, fresh: Units) -> bytes:
     """The delta of one tensor, from which `apply` makes `held` equal `fresh`."""
     changed = held != fresh
     bits = zlib.compress(np.packbits(changed).tobytes(), level=1)
+    # `apply` counts the set bits, so the number of changed units need not be stored.
     return len(bits).to_bytes(8, "little") + bits + fresh[changed].tobytes()
 
 

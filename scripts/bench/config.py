@@ -30,9 +30,9 @@ REWARD_TARGETS = {
     "math_wrong_more": 0.0,
     "math_slowest_s": 2.0,
 }
-"""Targets of `conjoint bench rewards`: programs a second, median time over that of a bare fork,
-processes and memory left behind; math verdicts a second over math-verify's, wrong verdicts beyond
-its own, and seconds of the slowest verdict."""
+"""Targets of `conjoint bench rewards`. Jail: programs a second, milliseconds that its median adds
+to a bare fork's, resources left behind and MB of growth after a soak. Mathematics: verdicts a
+second over math-verify's, wrong verdicts beyond its own, and seconds of the slowest verdict."""
 PARTS = ("generation", "sync", "prefix", "joint")
 """Parts of `conjoint bench rollout`; each can be measured alone."""
 ROLLOUT_TARGETS = {

@@ -1,16 +1,23 @@
 """The installed command, run as a user runs it, with real Ray, vLLM and DeepSpeed."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
+import pytest_asyncio
+
+from conjoint.rollouts.engine.actor import ACTORS
+from conjoint.rollouts.engine.belongings import marked_children
+from tests.e2e.shared_engines import Rig, Rigs, tiny
+from tests.e2e.watched_actor import WatchedActor
 
 COMMAND = Path(sys.executable).with_name("conjoint")
 SMALL = [
@@ -27,6 +34,9 @@ SMALL = [
     "sandbox.cpu_s=20",
 ]
 """A quickstart in four steps, whose verdicts do not depend on how busy the machine is."""
+PLAIN = ["rollout.backend=transformers"]
+"""For runs that are about our own machinery: the plain engine starts in seconds, and keeps the same
+contract as vLLM (tests/e2e/test_engine_contract.py)."""
 
 
 @dataclass
@@ -95,3 +105,49 @@ def left_running(processes: list[psutil.Process]) -> list[str]:
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def ray_running() -> Iterator[None]:
+    """One Ray for all tests that start engines or ranks in this process."""
+    import ray
+
+    # Workers import tests/e2e/faults.py and the actors of tests by name.
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
+    with marked_children():  # should the tests themselves be killed
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """vLLM keys by which no token ends an answer: neither ours nor the folder's."""
+    from transformers import GenerationConfig
+
+    folder = tmp_path_factory.mktemp("endless")
+    GenerationConfig().save_pretrained(folder)
+    return {"generation_config": str(folder)}
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def rigs(
+    ray_running: None, endless: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Rigs]:
+    """The engines of tests/e2e/shared_engines.py, all started side by side."""
+    folder = tmp_path_factory.mktemp("models")
+    tied, untied = tiny(folder / "tied", tied=True), tiny(folder / "untied", tied=False)
+    # In a cache that is too small vLLM preempts answers of its own accord as well.
+    small = {"num_gpu_blocks_override": 80}
+    switched = {"worker_extension_cls": "tests.e2e.faults.Switched"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ACTORS, "vllm", WatchedActor)
+        made = {
+            "tied": Rig.launch(tied, 0.5, 256, 400, engines=2, **endless, **switched),
+            "untied": Rig.launch(untied, 0.5, 256, 160, **endless, **small),
+        }
+        try:
+            await asyncio.gather(*(rig.ready() for rig in made.values()))
+            yield made
+        finally:
+            await asyncio.gather(*(rig.close() for rig in made.values()))

@@ -1,14 +1,16 @@
-"""Faults that a test plants in vLLM's worker by naming one of these as its extension."""
+"""A fault that a test switches on in vLLM's worker, which names `Switched` as its extension."""
 
 from conjoint.rollouts.weights.shm_receiver import ShmTransferEngine, WorkerExtension
 
-
-class NoRepack(WorkerExtension):
-    """Loads weights but leaves the packed copy of a tied head as it was."""
+_repack = ShmTransferEngine._repack_tied_head
 
 
-def _keep_old_head(self: ShmTransferEngine) -> None:
+class Switched(WorkerExtension):
+    """Where it is told to, it loads weights and leaves the packed copy of a tied head as it was."""
+
+    def keep_old_head(self, keep: bool) -> None:
+        ShmTransferEngine._repack_tied_head = _do_nothing if keep else _repack
+
+
+def _do_nothing(self: ShmTransferEngine) -> None:
     return None
-
-
-ShmTransferEngine._repack_tied_head = _keep_old_head

@@ -1,4 +1,6 @@
-"""The joint loop on real engines when it samples ahead, with two workers."""
+"""The joint loop on real engines when it samples ahead, with two workers.
+
+Updates under answers in flight are shown on vLLM in tests/e2e/test_in_flight.py."""
 
 import json
 import signal
@@ -8,12 +10,13 @@ import pytest
 
 from conjoint.envs.nano.sources import SOURCES
 from conjoint.rl.run.folder import read_jsonl
-from tests.e2e.conftest import SMALL, conjoint, interrupted, left_running
+from tests.e2e.conftest import PLAIN, SMALL, conjoint, interrupted, left_running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 BOUND = 2
 AHEAD = [
     *SMALL,
+    *PLAIN,
     "num_steps=6",
     "rollout.engines=2",
     "rollout.threads=1",
@@ -28,9 +31,9 @@ def run(runs: Path) -> Path:
     """A run that samples two steps ahead, stopped after its third step and resumed."""
     path = runs / "ahead"
     stopped, started = interrupted(
-        signal.SIGTERM, lambda: len(steps(path)) >= 3, "quickstart", *AHEAD, f"run_dir={path}"
+        signal.SIGINT, lambda: len(steps(path)) >= 3, "quickstart", *AHEAD, f"run_dir={path}"
     )
-    assert stopped.code == 128 + signal.SIGTERM, stopped.output
+    assert stopped.code == 128 + signal.SIGINT, stopped.output
     assert not left_running(started)
     ended = conjoint("train", f"resume={path}")
     assert ended.code == 0, ended.output

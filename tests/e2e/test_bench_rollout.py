@@ -35,6 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+@pytest.mark.proof
 def test_every_part_sets_our_engine_and_learner_beside_the_other_side(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -1,4 +1,6 @@
-"""The contract of `tests/engine_contract.py` on a real worker: the plain engine in Ray."""
+"""The contract of `tests/engine_contract.py` on real workers: vLLM and the plain engine in Ray.
+
+It is why tests of our own machinery may run on the plain engine."""
 
 import asyncio
 import os
@@ -12,11 +14,14 @@ from conjoint.rollouts.engine.base import RolloutConfig
 from conjoint.rollouts.engine.driver import VllmEngine
 from conjoint.rollouts.weights.buffer import buffer_path
 from conjoint.rollouts.weights.shm_sender import SharedMemorySender
-from tests.e2e.test_weight_sync import ray_running as ray_running
-from tests.e2e.test_weight_sync import tiny
+from tests.e2e.shared_engines import Rigs, tiny
 from tests.engine_contract import CHECKS, Rig
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(900),
+    pytest.mark.asyncio(loop_scope="session"),
+]
 
 
 async def exercise(folder: Path) -> list[str]:
@@ -70,3 +75,17 @@ async def test_the_plain_engine_keeps_the_contract_in_a_process_of_its_own(
 ):
     names = [check.__name__ for check in CHECKS]  # type: ignore[attr-defined]
     assert await exercise(tiny(tmp_path / "tied", tied=True)) == names
+
+
+async def test_vllm_keeps_the_contract(rigs: Rigs):
+    shared = rigs["untied"]
+
+    def send(version: int):
+        shared.learner.change(version)
+        return shared.sender.send(shared.learner.model.named_parameters(), version)
+
+    shared.engine._confirmed = -1  # as if it had just started
+    rig = Rig(shared.engine, send, room=160, version=shared.version)
+    for check in CHECKS:
+        await check(rig)
+    shared.version = rig.version

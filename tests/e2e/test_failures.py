@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from conjoint.rl.run.folder import read_jsonl
-from tests.e2e.conftest import COMMAND, SMALL, left_running
+from tests.e2e.conftest import COMMAND, PLAIN, SMALL, left_running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -42,7 +42,8 @@ def test_failures_are_masked_and_counted_until_too_little_is_graded(tmp_path: Pa
     (tmp_path / "rewards.py").write_text(REWARDS)
     run = tmp_path / "run"
     process = subprocess.Popen(
-        [str(COMMAND), "quickstart", *SMALL, f"run_dir={run}", "num_steps=1000", "eval.tasks=0",
+        [str(COMMAND), "quickstart", *SMALL, *PLAIN, f"run_dir={run}", "num_steps=1000",
+         "eval.tasks=0",
          "eval.judge_pairs=0", "checkpoint.every=0", "tasks.math.weight=12", "critic.refine=false",
          f"reward.kinds.math=[{tmp_path}/rewards.py:breaks_when_told]",
          f"reward.kinds.instruction=[{tmp_path}/rewards.py:breaks]",

@@ -1,56 +1,34 @@
 """What a real engine reports of what it drew: temperature and nucleus are in its log-probs."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 import torch
 
-from conjoint.envs.types import Completion
-from conjoint.rollouts.engine.base import RolloutConfig
-from tests.fakes import tiny_llama
+from tests.e2e.shared_engines import Rigs
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(600),
+    pytest.mark.asyncio(loop_scope="session"),
+]
 TEMPERATURE, TOP_P, PROMPT = 0.7, 0.6, [5, 6, 7]
 
 
-async def sampled(folder: Path, top_p: float, count: int = 24) -> list[Completion]:
-    """Answers of a fresh engine to one prompt, with one seed each."""
-    import ray
-
-    from conjoint.rollouts.engine.driver import VllmEngine
-
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
-    engine = VllmEngine.launch(
-        str(folder), RolloutConfig(max_tokens=12, max_model_len=64), 0, "shm"
-    )
-    try:
-        await engine.ready([1], 400)
-        engine.use_loaded_weights()
-        asked = (
-            engine(PROMPT, max_tokens=12, temperature=TEMPERATURE, top_p=p, seed=seed, session="s")
-            for p in (top_p, 1.0)
-            for seed in range(count)
-        )
-        return list(await asyncio.gather(*asked))
-    finally:
-        await engine.close()
-        ray.shutdown()
-
-
-async def test_log_probs_are_of_the_distribution_drawn_from(tmp_path: Path):
+async def test_log_probs_are_of_the_distribution_drawn_from(rigs: Rigs):
     """Temperature 0.7: softmax(logits / 0.7) where all tokens may be drawn, and the same over the
     nucleus, made to sum to one again, where they may not."""
-    from transformers import AutoModelForCausalLM
-
-    shape = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
-    folder = tiny_llama(tmp_path / "tiny", **shape, vocab_size=256, eos_token_id=1)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    answers = await sampled(folder, TOP_P)
+    rig = rigs["untied"]
+    await rig.update()
+    asked = (
+        rig.engine(PROMPT, max_tokens=12, temperature=TEMPERATURE, top_p=p, seed=seed, session="s")
+        for p in (TOP_P, 1.0)
+        for seed in range(24)
+    )
+    answers = await asyncio.gather(*asked)
     masses = []
     for number, answer in enumerate(answers):
-        with torch.no_grad():
-            logits = model(torch.tensor([[*PROMPT, *answer.tokens]])).logits[0, len(PROMPT) - 1 :]
+        logits = rig.learner.logits([*PROMPT, *answer.tokens], rig.version)[len(PROMPT) - 1 :]
         for row, token, reported in zip(logits, answer.tokens, answer.logprobs, strict=False):
             full = (row / TEMPERATURE).log_softmax(-1)
             ranked, order = full.exp().sort(descending=True)

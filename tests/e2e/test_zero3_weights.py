@@ -17,15 +17,6 @@ from tests.fakes import tiny_llama
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module")
-def ray_running():
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 def model(folder: Path) -> dict[str, torch.Tensor]:
     from transformers import AutoModelForCausalLM
 

@@ -11,6 +11,9 @@ class WatchedActor(EngineActor):
         states = self._llm.output_processor.request_states.values()
         return [s.detokenizer.num_output_tokens() for s in states if s.detokenizer is not None]
 
+    async def keep_old_head(self, keep: bool) -> None:
+        await self._llm.collective_rpc("keep_old_head", args=(keep,))
+
     async def keep_stale_kv(self, keep: bool) -> None:
         self._keeps_stale_kv = keep
 

@@ -31,10 +31,10 @@ def critic(*numbers: int) -> list[Task]:
     ]
 
 
-def build(seed: int = 0, **settings: int) -> Mixture:
+def build(seed: int = 0) -> Mixture:
     weights = {"math": 2.0, "code": 1.0, "open": 1.0, "critic": 1.0}
     sources = {"math": Endless("math"), "code": rows("code", 7), "open": Endless("open")}
-    return Mixture(sources, MixtureConfig(weights, **settings), seed)
+    return Mixture(sources, MixtureConfig(weights), seed)
 
 
 def kinds(tasks: list[Task]) -> Counter[str]:
@@ -156,8 +156,11 @@ def test_seeds_reshuffle_rows() -> None:
     assert len(ids) > 1
 
 
-def test_critic_queue_is_first_in_first_out_bounded_and_counted() -> None:
-    mixture = build(critic_capacity=4)
+def test_critic_queue_is_first_in_first_out_bounded_and_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("conjoint.envs.mixture.CRITIC_CAPACITY", 4)
+    mixture = build()
     mixture.feed(critic(*range(6)))
     drawn = [task.prompt for task in mixture.next(20) if task.kind == "critic"]
     assert drawn == ["which 2", "which 3", "which 4", "which 5"]
@@ -168,8 +171,9 @@ def test_critic_queue_is_first_in_first_out_bounded_and_counted() -> None:
     }
 
 
-def test_stale_critic_tasks_are_dropped_and_counted() -> None:
-    mixture = build(critic_max_age=2)
+def test_stale_critic_tasks_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conjoint.envs.mixture.CRITIC_MAX_AGE", 2)
+    mixture = build()
     mixture.feed(critic(*range(8)))
     assert [kinds(mixture.next(5))["critic"] for _ in range(4)] == [1, 1, 0, 0]
     assert mixture.metrics()["critic/dropped_stale"] == 6

@@ -11,24 +11,23 @@ from conjoint.envs.nano.sources import (
     SOURCES,
     VERIFIABLE,
     demonstrations,
-    length_pairs,
     open_pairs,
     verifiable_pairs,
 )
 from conjoint.envs.nano.words import TOPICS
 from conjoint.envs.sources.splits import SPLITS, Item, split_of
 from conjoint.envs.types import ConjointError, Task
-from conjoint.rewards.instructions.reward import instruction_score
-from conjoint.rewards.math.reward import math_score
+from conjoint.rewards.math.reward import math_verifier
 from conjoint.rewards.rubrics.find import load_rubrics, shipped_rubrics
+from tests.rewards.instructions.scored import scored
 
 
 def value(task: Task, answer: str) -> float | None:
     """The verifier's score; programs of the `code` kind are ours here and run without a jail."""
     if task.kind == "math":
-        return asyncio.run(math_score(task, answer)).value
+        return asyncio.run(math_verifier()(task, answer)).value
     if task.kind == "instruction":
-        return instruction_score(task, answer).value
+        return scored(task, answer).value
     names: dict = {}
     exec(answer, names)
     tests = task.reference["tests"]
@@ -106,20 +105,6 @@ def test_the_worse_answers_of_open_pairs_have_every_fault_of_a_policy_that_drift
     assert any(re.fullmatch(r"A (\w+ \w+) and a \1\.", answer) for answer in sentences), "twice"
     assert any(len(answer.split()) < 3 for answer in worse), "broken off"
     assert any(answer.count(".") == 3 for answer in sentences), "too long"
-
-
-def test_pairs_of_lengths_differ_in_nothing_but_length() -> None:
-    rubrics = load_rubrics(shipped_rubrics())
-    pairs = length_pairs("heldout", 200)
-    assert pairs == length_pairs("heldout", 200) and len({task.id for task, *_ in pairs}) == 200
-    for task, short, long in pairs:
-        assert (short.count("."), long.count(".")) in {(1, 2), (1, 3)}
-        assert len(short.split()) < len(long.split())
-        assert not any(r.violation(text) for text in (short, long) for r in rubrics)
-        topic = next(t for t in TOPICS if t in re.findall(r"\w+", task.prompt))
-        words = set(long.lower().replace(".", "").split())
-        assert words & set(TOPICS[topic])
-        assert not words & {noun for t, nouns in TOPICS.items() if t != topic for noun in nouns}
 
 
 def test_only_sft_demonstrations_of_open_tasks_hold_praise() -> None:

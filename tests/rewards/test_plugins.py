@@ -124,12 +124,12 @@ def test_a_missing_column_masks_and_names_it(file: Path) -> None:
     assert scores[0].value is None and "level" in scores[0].reasons[0]
 
 
-def test_async_functions_and_modules(file: Path) -> None:
+def test_async_functions_and_modules(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [s.value for s in grade(load(file, "later"), ["x"])] == [1.0]
-    spec = "conjoint.rewards.instructions.reward:instruction_score"
-    reward = load_plugin(PluginConfig(spec), "k")
-    task = Task.make("instruction", "?", {"checks": [{"name": "case", "style": "lower"}]})
-    assert [s.value for s in grade(reward, ["small", "Big"], task)] == [1.0, 0.0]
+    file.rename(file.with_name("my_rewards.py"))
+    monkeypatch.chdir(file.parent)
+    reward = load_plugin(PluginConfig("my_rewards:ours"), "k")
+    assert [s.value for s in grade(reward, ["4", "5"])] == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(

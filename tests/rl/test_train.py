@@ -235,7 +235,9 @@ async def test_a_resumed_run_toggles_as_if_it_had_never_stopped(tmp_path: Path):
         resumed.sampling.engine.version = step
         await train(resumed)
         for later in range(step + 1, 7):
-            ours, theirs = (read_jsonl(s.folder.rollouts_of(later)) for s in (resumed, whole))
+            ours, theirs = (
+                read_jsonl(s.record.folder.rollouts_of(later)) for s in (resumed, whole)
+            )
             assert [r["reward"] for r in ours] == [r["reward"] for r in theirs]
         keys_of = [k for k in metrics(whole)[-1] if k.startswith("toggle")]
         assert [metrics(resumed)[-1][k] for k in keys_of] == [

@@ -28,9 +28,9 @@ def verb(monkeypatch):
                 raise does
             return does
 
-        module = types.ModuleType(f"scripts.{name}")
+        module = types.ModuleType(f"conjoint.scripts.{name}")
         module.run = run  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, f"scripts.{name}", module)
+        monkeypatch.setitem(sys.modules, f"conjoint.scripts.{name}", module)
         return calls
 
     return install

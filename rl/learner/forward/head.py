@@ -78,20 +78,20 @@ class TokenHead:
         """[1, P, H] -> [1, P, 2], or the usual logits where no targets were given."""
         if self._asked is None:
             return self._matmul(input)
-        hidden, weight = input[0], self._linear.weight
+        hidden, weight = input[0], self._linear.weight  # [P, H], [V, H]
         row_bytes = 4 * weight.shape[0]
         # Forward and backward hold two tables of a chunk at once beside what is kept.
         rows = max(1, self._bytes // 4 // row_bytes)
         keep = len(hidden) * row_bytes <= self._bytes
-        both = _TokenLogprobs.apply(hidden, weight, *self._asked, rows, keep)
-        answer = torch.stack(both, -1)[None]
+        both = _TokenLogprobs.apply(hidden, weight, *self._asked, rows, keep)  # [P], [P]
+        answer = torch.stack(both, -1)[None]  # [1, P, 2]
         self._answer = answer.detach().clone()
         return answer
 
 
 def table_logprobs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """[P, V] -> log-prob of each target with gradient [P], entropy in nats without [P]."""
-    log_z = logits.logsumexp(-1)
+    log_z = logits.logsumexp(-1)  # [P]
     logprobs = logits.gather(-1, targets[:, None])[:, 0] - log_z
     with torch.no_grad():
         probs = (logits - log_z[:, None]).exp()
@@ -103,7 +103,7 @@ class _TokenLogprobs(torch.autograd.Function):
     """h [P, H], weight [V, H], targets [P], scale [P] -> log-probs [P], entropy in nats [P].
 
     logits = scale * (h @ weight.T); only log-probs have a gradient, which is
-    d logp / d logits = onehot(target) - softmax(logits).
+    d logp / d logits = onehot(target) - softmax(logits). A chunk has C of the P tokens.
     """
 
     @staticmethod
@@ -114,9 +114,9 @@ class _TokenLogprobs(torch.autograd.Function):
         entropy, log_z = torch.empty_like(logprobs), torch.empty_like(logprobs)
         ctx.kept = []
         for part in _chunks(len(h), rows):
-            logits = _logits(h[part], weight, scale[part])
+            logits = _logits(h[part], weight, scale[part])  # [C, V]
             torch.logsumexp(logits, -1, out=log_z[part])
-            picked = logits.gather(-1, targets[part, None])[:, 0]
+            picked = logits.gather(-1, targets[part, None])[:, 0]  # [C]
             logprobs[part] = picked - log_z[part]
             logits -= log_z[part, None]
             probs = logits.exp()
@@ -137,7 +137,8 @@ class _TokenLogprobs(torch.autograd.Function):
                 probs = ctx.kept.pop(0)
             else:
                 probs = _logits(h[part], weight, scale[part]).sub_(log_z[part, None]).exp_()
-            factor = (grads[0][part] * scale[part])[:, None]
+            factor = (grads[0][part] * scale[part])[:, None]  # [C, 1]
+            # d loss / d (h @ weight.T), made in place of the probabilities: [C, V].
             table = probs.mul_(-factor)
             table.scatter_add_(-1, targets[part, None], factor)
             table = table.to(h.dtype)

@@ -43,6 +43,8 @@ def segments(row: PackedRow, dtype: torch.dtype, device: torch.device) -> list[_
             found.append(_Segment(own, None, None))
             continue
         n, before = own.stop - own.start, spans[p].stop - spans[p].start
+        # Token i sees the whole prefix and its own piece up to i: what lies beyond that diagonal
+        # stays at -inf, and `triu_` puts the rest to 0.
         mask = torch.full((n, before + n), float("-inf"), dtype=dtype, device=device)
         found.append(_Segment(own, spans[p], mask.triu_(before + 1)))
     return found
@@ -79,9 +81,9 @@ def segments_attention(
     grouped = query.shape[1] != key.shape[1]
     parts = []
     for s in segments:
-        k, v = key[:, :, s.own], value[:, :, s.own]
+        k, v = key[:, :, s.own], value[:, :, s.own]  # [1, key heads, own, d]
         if s.prefix is not None:
-            k = torch.cat([key[:, :, s.prefix], k], 2)
+            k = torch.cat([key[:, :, s.prefix], k], 2)  # [1, key heads, prefix + own, d]
             v = torch.cat([value[:, :, s.prefix], v], 2)
         parts.append(
             scaled_dot_product_attention(
@@ -94,7 +96,7 @@ def segments_attention(
                 enable_gqa=grouped,
             )
         )
-    return torch.cat(parts, dim=2).transpose(1, 2), None
+    return torch.cat(parts, dim=2).transpose(1, 2), None  # parts: [1, heads, own, d]
 
 
 def _longest(segments: list[_Segment]) -> int:
@@ -152,7 +154,7 @@ def _try_backward(config: Any, attention: str, device: torch.device) -> None:
     module.config = config  # type: ignore[assignment]
     dtype = torch.bfloat16 if attention == "flash_attention_2" else torch.float32
     row = PackedRow.single(range(16))
-    query, key, value = (
+    query, key, value = (  # [1, heads, 16, d]
         torch.ones(1, n, 16, size, dtype=dtype, device=device, requires_grad=True)
         for n in (heads, kv_heads, kv_heads)
     )
@@ -172,6 +174,7 @@ def _packing(
     if attention == "segments":
         return {"segments": segments(row, dtype, device)}
     if attention == "flash_attention_2":
+        # [S + 1]; piece i holds the tokens from ends[i] to ends[i + 1].
         ends = torch.from_numpy(np.concatenate([[0], np.cumsum(row.lengths)])).int().to(device)
         longest = int(row.lengths.max())
         return {
@@ -190,8 +193,10 @@ def shared_mask(row: PackedRow, dtype: torch.dtype, device: torch.device) -> Ten
 
     Never boolean: eager attention would add True as 1 without a word.
     """
-    piece = np.repeat(np.arange(len(row.lengths)), row.lengths)
-    prefix = row.prefixes[piece]
+    piece = np.repeat(np.arange(len(row.lengths)), row.lengths)  # [S] -> [N]
+    prefix = row.prefixes[piece]  # [N]
+    # [N, N]: row i, column j is whether token i may see token j at all; the positions then make it
+    # causal, also from a piece to its prefix, as an answer's positions go on from its prompt's.
     related = (piece[:, None] == piece) | (prefix[:, None] == piece)
     seen = torch.from_numpy(related & (row.positions <= row.positions[:, None])).to(device)
     mask = torch.full(seen.shape, torch.finfo(dtype).min, dtype=dtype, device=device)
@@ -220,13 +225,13 @@ class PackedModel:
 
         All [P], P at least 1; logits are divided by `temperatures`, 1 if there are none.
         """
-        scale = torch.ones(len(targets), device=self.device)
+        scale = torch.ones(len(targets), device=self.device)  # [P]
         if temperatures is not None:
             scale /= torch.from_numpy(temperatures).to(self.device)
-        tokens = torch.from_numpy(row.tokens).to(self.device)
+        tokens = torch.from_numpy(row.tokens).to(self.device)  # [N]
         with self.head.scoring(tokens[torch.from_numpy(targets).to(self.device)], scale):
             output = self.forward(
-                input_ids=tokens[None],
+                input_ids=tokens[None],  # [1, N]
                 position_ids=torch.from_numpy(row.positions).to(self.device)[None],
                 use_cache=False,
                 logits_to_keep=torch.from_numpy(places).to(self.device),

@@ -52,10 +52,6 @@ class Piece:
     def numel(self) -> int:
         return int(torch.Size(self.shape).numel())
 
-    @property
-    def whole(self) -> bool:
-        return self.length == self.numel
-
     def of(self, held: Tensor) -> Tensor:
         """The part of a held tensor, or of one like it, as a flat view [length]."""
         return held.view(-1)[self.offset : self.offset + self.length]

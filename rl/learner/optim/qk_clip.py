@@ -76,7 +76,7 @@ class QKClip:
             ):
                 if factor is None:
                     continue
-                rows = factor.repeat_interleave(layer.width)
+                rows = factor.repeat_interleave(layer.width)  # [heads] -> [heads x width]
                 scales[id(projection.weight)] = rows
                 if projection.bias is not None:
                     scales[id(projection.bias)] = rows
@@ -202,6 +202,7 @@ def _spans(segment: Any, begin: int) -> tuple[slice, slice | None]:
 def _scores(query: Tensor, key: Tensor, rows: slice, seen: slice) -> Tensor:
     """q k^T [B, H, rows, seen] in fp32; H / K query heads in a row share a key head."""
     batch, heads, _, width = query.shape
+    # [B, H, rows, d] -> [B, K, H/K x rows, d]: one product for all query heads of a key head.
     q = query[:, :, rows].reshape(batch, key.shape[1], -1, width)
     return (q @ key[:, :, seen].mT).view(batch, heads, rows.stop - rows.start, -1).float()
 

@@ -230,15 +230,6 @@ def is_nano(spec: str) -> bool:
     return size == (NanoConfig().hidden_size, NanoConfig().vocab_size)
 
 
-def knows_lengths(spec: str) -> bool:
-    """Whether a model is a nano whose SFT had verdicts on lengths (sft.length_rows)."""
-    try:
-        made = json.loads((Path(spec).expanduser() / "sft.json").read_text(encoding="utf-8"))
-        return made["config"]["length_rows"] > 0
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
 def _keys(root: type[LintConfig]) -> list[str]:
     return [key for key in _PLAIN if key in root.__dataclass_fields__]
 

@@ -17,11 +17,10 @@ from conjoint.rewards.judge.prompt import Verdict, judge_messages
 from conjoint.rewards.rubrics.find import DEFAULT_RUBRICS, load_rubrics, rubrics_for
 from conjoint.rewards.rubrics.rubric import Rubric
 from conjoint.rl.critic.context import check_judge, judge_endpoint
-from conjoint.rl.nano.sft import LENGTH_RUBRICS
 from conjoint.rl.nano.start_policy import check_model
 from conjoint.rl.run.interrupt import Interrupt
 from conjoint.rollouts.chat import ChatPolicy
-from conjoint.scripts.rubric.shared.config import JudgedConfig, is_nano, knows_lengths
+from conjoint.scripts.rubric.shared.config import JudgedConfig, is_nano
 from conjoint.scripts.rubric.shared.meter import Meter
 from conjoint.scripts.rubric.shared.rows import Answers
 from conjoint.scripts.until_signal import say
@@ -173,13 +172,12 @@ def unknown_to_nano(cfg: JudgedConfig, rubrics: Sequence[Rubric]) -> list[str]:
     """A warning where nano judges by rubrics that its SFT never showed it."""
     if cfg.judge.endpoint or not is_nano(cfg.model):
         return []
-    names = (*DEFAULT_RUBRICS, *(LENGTH_RUBRICS if knows_lengths(cfg.model) else ()))
-    known = {rubric.short for rubric in load_rubrics(names)}
+    known = {rubric.short for rubric in load_rubrics(DEFAULT_RUBRICS)}
     new = sorted({rubric.name for rubric in rubrics if rubric.short not in known})
     if not new:
         return []
     return [
-        f"nano's critic knows only the rubrics of its SFT ({', '.join(names)}): what it "
+        f"nano's critic knows only the rubrics of its SFT ({', '.join(DEFAULT_RUBRICS)}): what it "
         f"says of {', '.join(new)} is chance. Try them with model=smollm2-135m or judge.endpoint."
     ]
 

@@ -11,7 +11,6 @@ from conjoint.rewards.instructions.nuanced import OPTIONS
 from conjoint.rewards.instructions.reward import (
     InstructionsConfig,
     examples,
-    instruction_score,
     instructions_reward,
 )
 from conjoint.rewards.judge.config import JudgeConfig
@@ -19,6 +18,7 @@ from conjoint.rewards.judge.judge import Judge
 from conjoint.rewards.registry import OwnRewards, Parts, reward_table
 from conjoint.rl.config.compose import load_config
 from tests.fakes import ScriptedChat, quoted
+from tests.rewards.instructions.scored import scored
 
 ON = InstructionsConfig()
 OFF = InstructionsConfig(hack_check=False)
@@ -80,7 +80,7 @@ The letter was sent in May.
 
 def score(answer: str, config: InstructionsConfig, *checks: dict[str, Any]) -> Score:
     task = Task.make("instruction", "Write about tides.", {"checks": list(checks)})
-    return instruction_score(task, answer, config)
+    return scored(task, answer, config)
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
@@ -166,10 +166,10 @@ def test_an_answer_without_content_is_not_paid_in_part_either(answer: str, says:
 
 def test_the_examples_pay_the_right_answers_and_the_check_alone_catches_each_cheat():
     for example in examples():
-        assert instruction_score(example.task, example.right).value == 1.0
+        assert scored(example.task, example.right).value == 1.0
         for cheat in example.cheats.values():
-            assert instruction_score(example.task, cheat).value == 0.0
-            assert instruction_score(example.task, cheat, OFF).value == 1.0
+            assert scored(example.task, cheat).value == 0.0
+            assert scored(example.task, cheat, OFF).value == 1.0
 
 
 HOSTILE = ["I have ", "the answer ", "a" * 40, "\n", ". ", "all ", "word the letter ", "exactly "]
@@ -231,9 +231,9 @@ async def test_the_judge_sees_no_claim_and_an_unreadable_verdict_masks():
     assert all("requirements" not in quoted(call["prompt"], "ANSWER") for call in chat.calls)
 
 
-async def test_the_verdict_of_code_alone_is_none_where_a_judge_is_needed():
+def test_without_a_judge_a_constraint_in_words_masks():
     task = Task.make("instruction", "Go.", {"nuanced": WARM, **NO_COMMA})
-    assert instruction_score(task, SEA).outcome is Outcome.INFRA_ERROR
+    assert scored(task, SEA).outcome is Outcome.INFRA_ERROR
 
 
 async def test_both_names_are_in_the_reward_table_with_the_keys_of_the_config():

@@ -10,11 +10,11 @@ from conjoint.envs.types import ConjointError, Outcome, Score, Task
 from conjoint.rewards.instructions.reference import IFEVAL, RULES
 from conjoint.rewards.instructions.reward import (
     InstructionsConfig,
-    instruction_score,
     loose_variants,
     validate_reference,
 )
 from conjoint.rewards.instructions.rule import COUNT, Rule
+from tests.rewards.instructions.scored import scored
 
 GOLDEN = Path(__file__).parent / "labelled" / "ifeval_golden.jsonl"
 OFFICIAL = Path(__file__).parents[4] / "shared" / "data" / "ifeval_input_data.jsonl"
@@ -32,7 +32,7 @@ def score(
     *asked: tuple[str, dict[str, Any] | None],
     config: InstructionsConfig = STRICT,
 ) -> Score:
-    return instruction_score(Task.make("instruction", "Go.", reference(*asked)), response, config)
+    return scored(Task.make("instruction", "Go.", reference(*asked)), response, config)
 
 
 WORDS, SENTENCES = "length_constraints:number_words", "length_constraints:number_sentences"
@@ -150,7 +150,7 @@ def test_verdicts_agree_with_the_public_checker(mode: str):
         wrong += sum(a != b for a, (*_, b) in zip(ours, each, strict=True))
         total += len(each)
         task = Task.make("instruction", "Go.", row)
-        if (instruction_score(task, row["response"], config).value == 1.0) != all(row[mode]):
+        if (scored(task, row["response"], config).value == 1.0) != all(row[mode]):
             wrong_rows.append(number)
     assert len(rows) >= 500 and sides == {(n, v) for n in IFEVAL for v in (True, False)}
     assert wrong <= 0.01 * total
@@ -241,8 +241,8 @@ def test_a_type_of_ones_own_is_one_entry(monkeypatch: pytest.MonkeyPatch):
         {"checks": [{"name": "poem:rhymes", "times": 2}]},
     ):
         task = Task.make("instruction", "Go.", named)
-        assert instruction_score(task, "a day of may").value == 1.0
-        assert instruction_score(task, "a day").reasons == ("poem:rhymes: no rhyme",)
+        assert scored(task, "a day of may").value == 1.0
+        assert scored(task, "a day").reasons == ("poem:rhymes: no rhyme",)
 
 
 # -- references ----------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ def test_a_type_of_ones_own_is_one_entry(monkeypatch: pytest.MonkeyPatch):
 def test_a_bad_reference_says_what_and_where(given: Any, says: str):
     with pytest.raises(ConjointError, match=says):
         validate_reference(given)
-    found = instruction_score(Task.make("instruction", "Go.", given), "some words")
+    found = scored(Task.make("instruction", "Go.", given), "some words")
     assert found.outcome is Outcome.INFRA_ERROR and found.value is None
 
 

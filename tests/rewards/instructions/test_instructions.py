@@ -4,11 +4,12 @@ import pytest
 
 from conjoint.envs.types import ConjointError, Outcome, Score, Task
 from conjoint.rewards.instructions.reference import HOUSE
-from conjoint.rewards.instructions.reward import instruction_score, validate_reference
+from conjoint.rewards.instructions.reward import validate_reference
+from tests.rewards.instructions.scored import scored
 
 
 def score(response: str, *checks: dict) -> Score:
-    return instruction_score(Task.make("instruction", "Write.", {"checks": list(checks)}), response)
+    return scored(Task.make("instruction", "Write.", {"checks": list(checks)}), response)
 
 
 COUNT = {"name": "word_count", "relation": "exactly", "count": 4}
@@ -77,7 +78,7 @@ def test_a_bad_reference_names_check_and_parameter(reference: object, says: str)
     with pytest.raises(ConjointError, match=says):
         validate_reference(reference)
     task = Task.make("instruction", "Write.", reference)
-    assert instruction_score(task, "some words").outcome is Outcome.INFRA_ERROR
+    assert scored(task, "some words").outcome is Outcome.INFRA_ERROR
 
 
 def test_null_columns_of_a_parquet_row_are_absent_parameters() -> None:

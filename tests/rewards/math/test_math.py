@@ -11,7 +11,6 @@ from conjoint.envs.types import ConjointError, Outcome, Score, Task
 from conjoint.rewards.math import symbolic
 from conjoint.rewards.math.numeric import same_value
 from conjoint.rewards.math.reward import (
-    MathConfig,
     MathVerifier,
     reference_answer,
     validate_reference,
@@ -274,7 +273,7 @@ def test_bombs_and_injections_never_reach_sympy(answer: str) -> None:
 
 
 def test_a_formula_that_hangs_sympy_scores_zero_once_and_is_remembered() -> None:
-    verifier = MathVerifier(MathConfig(deadline_s=1.0))
+    verifier = MathVerifier(deadline_s=1.0)
     task = Task.make("math", "?", "\\sqrt{2}")
     bomb = "\\boxed{(((9^{999})^{999})^{999})^{999}}"
 
@@ -351,8 +350,3 @@ def test_long_garbage_is_read_in_linear_time() -> None:
 
 def test_visible_text_is_what_follows_the_thinking() -> None:
     assert visible_text("<think>a</think>b</think>c<|im_end|>d") == "c"
-
-
-def test_config_limits_are_checked() -> None:
-    with pytest.raises(ConjointError, match="deadline_s"):
-        MathConfig(deadline_s=0).validate()

@@ -41,11 +41,9 @@ def test_ships_core_and_prescriptive_rubrics_with_both_sides() -> None:
         "clarity": "core",
         "fluency": "core",
         "grounded": "core",
-        "longer": "core",
         "no_praise": "prescriptive",
         "no_self_justification": "prescriptive",
         "safety": "core",
-        "shorter": "core",
     }
     for rubric in rubrics:
         assert rubric.good and rubric.bad and rubric.applies("open")

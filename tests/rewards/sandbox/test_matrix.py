@@ -22,7 +22,12 @@ _REPOSITORY = Path(__file__).parents[3]
 _EXAMPLES = _REPOSITORY.parent / "shared/data/sandbox_attack_examples.jsonl"
 _NOBODY = 65534
 _USERS = ("root", "unprivileged")
-_PARTS = ("rewards", "rl/__init__.py", "envs/types.py", "tests/rewards/sandbox")
+_PARTS = {
+    "rewards": "conjoint/rewards",
+    "envs/types.py": "conjoint/envs/types.py",
+    "tests/rewards/sandbox": "tests/rewards/sandbox",
+}
+"""What the attacks take of the repository -> where it lies in the copy, to be imported."""
 _OLDEST = (3, 11)
 _ALL = [(user, tier, mode) for user in _USERS for tier, mode in COMBINATIONS]
 _ran: set[tuple[str, str, str]] = set()
@@ -75,8 +80,8 @@ def _python_of_all() -> str:
 @pytest.fixture(scope="module")
 def runners() -> Iterator[dict[str, Runner]]:
     place = Path(tempfile.mkdtemp(prefix="conjoint-matrix-"))
-    for part in _PARTS:
-        source, copy = _REPOSITORY / part, place / part
+    for part, target in _PARTS.items():
+        source, copy = _REPOSITORY / part, place / target
         copy.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))

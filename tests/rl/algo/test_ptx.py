@@ -33,7 +33,7 @@ class CharRenderer:
 RENDERER = CharRenderer()
 
 
-def trained_text(row: object) -> str:
+def trained_text(row: dict) -> str:
     rendered = render_row(row, RENDERER, "here", 1000)
     assert len(rendered.tokens) == len(rendered.trained)
     return "".join(chr(t) for t, on in zip(rendered.tokens, rendered.trained, strict=True) if on)

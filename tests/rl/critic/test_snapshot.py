@@ -177,7 +177,9 @@ async def test_a_resumed_run_judges_with_the_snapshot_that_its_checkpoint_holds(
         assert resumed.scoring.snapshot.engine.updates == 1.0  # type: ignore[attr-defined]
         await train(resumed)
         for later in range(step + 1, 5):
-            ours, theirs = (read_jsonl(s.record.folder.rollouts_of(later)) for s in (resumed, whole))
+            ours, theirs = (
+                read_jsonl(s.record.folder.rollouts_of(later)) for s in (resumed, whole)
+            )
             assert [r["reward"] for r in ours] == [r["reward"] for r in theirs]
         assert metrics(resumed)[-1]["judge/promotions_refused"] == 2
         kept = (resumed.record.folder.path / "judge" / "model.safetensors").read_bytes()

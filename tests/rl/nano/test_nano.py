@@ -22,12 +22,10 @@ from conjoint.rl.nano import sft
 from conjoint.rl.nano.cache import nano_folder, nano_policy
 from conjoint.rl.nano.model import END, ROLES, NanoConfig, build_model, build_tokenizer, save_policy
 from conjoint.rl.nano.sft import (
-    LENGTH_RUBRICS,
     Conversation,
     SftConfig,
     bucketed,
     judge_conversations,
-    length_conversations,
     ptx_conversations,
     sft_conversations,
     tokenize,
@@ -37,7 +35,6 @@ from conjoint.rl.nano.sft import (
 SMALL = SftConfig(
     rows={"math": 96, "code": 96, "instruction": 96, "open": 32},
     judge_rows=32,
-    length_rows=0,
     warmup_steps=2,
 )
 
@@ -152,21 +149,6 @@ def test_judge_rows_are_readable_and_favour_no_letter() -> None:
     assert questions == {message["content"].splitlines()[0] for (message,) in asked}
 
 
-def test_the_opposite_rubrics_are_shown_the_same_pairs_with_opposite_verdicts() -> None:
-    rubrics = load_rubrics(LENGTH_RUBRICS)
-    found: dict[str, dict[str, str]] = {r.name: {} for r in rubrics}
-    for prompt, verdict in length_conversations("sft", 160, seed=0):
-        first, _, rest = prompt["content"].partition("\n")
-        for rubric in rubrics:
-            if first == f"Judge: {rubric.short}":
-                found[rubric.name][rest] = verdict["content"]
-    shorter, longer = found["shorter"], found["longer"]
-    assert len(shorter) == 80 and shorter.keys() == longer.keys()
-    for rest, verdict in shorter.items():
-        a, b = rest.rpartition("\nA: ")[2].split("\nB: ")
-        assert verdict == ("A" if len(a) < len(b) else "B") != longer[rest]
-
-
 def test_verdicts_come_last_among_rehearsed_demonstrations_both_orders_together() -> None:
     units = sft_conversations(replace(SMALL, rehearsed=0.25))
     rows = [row[0]["content"] for row in flat(units)]
@@ -203,15 +185,6 @@ def test_the_way_in_which_a_confidence_is_asked_for_decides_nano() -> None:
     assert nano_folder(replace(SMALL, confidence=["math"])) != nano_folder(SMALL)
 
 
-def test_verdicts_on_lengths_come_close_together() -> None:
-    units = sft_conversations(replace(SMALL, rehearsed=0.25, length_rows=80))
-    rows = [row[0]["content"] for row in flat(units)]
-    lengths = [i for i, p in enumerate(rows) if p.startswith(("Judge: shorter", "Judge: longer"))]
-    assert len(rows) == 320 + 32 + 80 and len(lengths) == 80
-    # 240 demonstrations, then 60 of these verdicts among a quarter of the other 96 units.
-    assert lengths[0] >= 240 and lengths[59] < 240 + 60 + 48
-
-
 def test_ptx_rows_are_verdicts_and_open_answers_only() -> None:
     rows = ptx_conversations(80)
     judged = [r for r in rows if r[0]["content"].startswith("Judge:")]
@@ -219,10 +192,6 @@ def test_ptx_rows_are_verdicts_and_open_answers_only() -> None:
     assert len(rows) == 80
     assert len(judged) == 60
     assert {r[0]["content"] for r in rows if r not in judged} == opened
-    lengths = ("Judge: shorter", "Judge: longer")
-    assert not any(r[0]["content"].startswith(lengths) for r in rows)
-    with_them = ptx_conversations(80, on_lengths=True)
-    assert sum(r[0]["content"].startswith(lengths) for r in with_them) == 12
 
 
 @pytest.mark.parametrize(
@@ -231,7 +200,7 @@ def test_ptx_rows_are_verdicts_and_open_answers_only() -> None:
         ({"rows": {"poetry": 5}}, "sft.rows names 'poetry'"),
         ({"rows": {"math": -1}}, "0 or more"),
         ({"confidence": ["open"]}, "sft.confidence names 'open'"),
-        ({"rows": {"math": 3}, "judge_rows": 0, "length_rows": 0}, "sft.batch_size is 32"),
+        ({"rows": {"math": 3}, "judge_rows": 0}, "sft.batch_size is 32"),
         ({"muon_lr": 0.0}, "must be above 0"),
         ({"rehearsed": 1.5}, "sft.rehearsed is 1.5; expected 0 to 1"),
     ],

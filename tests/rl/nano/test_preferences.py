@@ -27,7 +27,6 @@ COMPACT = Asked(JudgeConfig(template="compact"), ("clarity",))
 SMALL = SftConfig(
     rows={"math": 40, "code": 40, "instruction": 40, "open": 20},
     judge_rows=40,
-    length_rows=0,
     batch_size=4,
 )
 

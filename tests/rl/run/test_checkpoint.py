@@ -132,7 +132,9 @@ async def test_the_state_of_another_version_is_refused_and_its_weights_are_offer
     digest = hashlib.sha256((folder / "state.json").read_bytes()).hexdigest()
     manifest["sha256"]["state.json"] = digest
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ConjointError, match=r"another version of conjoint.*model=.*step-000001/hf"):
+    with pytest.raises(
+        ConjointError, match=r"has format 1 and this conjoint reads format .*model=.*step-000001/hf"
+    ):
         read_checkpoint(root)
 
 
@@ -161,6 +163,14 @@ async def test_a_resume_goes_on_with_the_stored_configuration(run: RunFolder) ->
     assert resume.begin(cfg.num_steps)[1] == 4
     (line,) = read_jsonl(run.resumes)
     assert (line["step"], line["changed"]) == (4, {})
+
+
+async def test_a_run_that_stored_keys_of_an_earlier_version_resumes(run: RunFolder) -> None:
+    stored = yaml.safe_load(run.config.read_text())
+    stored["bench"], stored["sft"]["length_rows"] = {"repeats": 2}, 0
+    run.config.write_text(yaml.safe_dump(stored))
+    cfg, resume = open_resume([f"resume={run.path}"])
+    assert resume.changed == {} and "bench" not in asdict(cfg)
 
 
 async def test_keys_that_train_nothing_may_change_and_are_recorded(run: RunFolder) -> None:

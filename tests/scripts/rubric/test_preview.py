@@ -13,7 +13,6 @@ from conjoint.rewards.judge.config import JudgeConfig
 from conjoint.rewards.judge.judge import Judge, rubric_reward
 from conjoint.rewards.judge.prompt import verdict_text
 from conjoint.rewards.rubrics.find import DEFAULT_RUBRICS, load_rubrics
-from conjoint.rl.nano.sft import LENGTH_RUBRICS
 from conjoint.rl.run.folder import read_jsonl
 from conjoint.scripts.rubric.shared.config import PreviewConfig, load_as
 from conjoint.scripts.rubric.shared.judged import by_group, judge_pairs, unknown_to_nano, win_rates
@@ -202,18 +201,8 @@ def test_nanos_critic_is_said_to_know_only_its_rubrics():
     (said,) = unknown_to_nano(nano, load_rubrics(["clarity", "calibrated"]))
     assert "what it says of calibrated is chance" in said and "clarity" in said
     assert unknown_to_nano(nano, load_rubrics(DEFAULT_RUBRICS)) == []
-    assert unknown_to_nano(nano, load_rubrics(LENGTH_RUBRICS))
     other = load_as(PreviewConfig, ["clarity", "model=smollm2-135m"])
     assert unknown_to_nano(other, load_rubrics(["calibrated"])) == []
-
-
-def test_a_nano_whose_sft_had_verdicts_on_lengths_knows_both_rubrics(tmp_path: Path):
-    shape = {"hidden_size": 128, "vocab_size": 768}
-    (tmp_path / "config.json").write_text(json.dumps(shape))
-    cfg = load_as(PreviewConfig, ["shorter", f"model={tmp_path}"])
-    for rows, unknown in ((2400, False), (0, True)):
-        (tmp_path / "sft.json").write_text(json.dumps({"config": {"length_rows": rows}}))
-        assert bool(unknown_to_nano(cfg, load_rubrics(LENGTH_RUBRICS))) == unknown
 
 
 # -- mistakes ------------------------------------------------------------------------------------

@@ -123,10 +123,21 @@ FILES = {
 """Module -> its file."""
 
 
-def imported(source: str) -> Iterator[str]:
-    """Every module that a file imports anywhere, for type checking and in functions too; of
-    `from package import name` both, since the name may be a module."""
-    for node in ast.walk(ast.parse(source)):
+def imported(tree: ast.AST, *, runtime: bool = False) -> Iterator[str]:
+    """Every module that a file imports anywhere, in functions too; of `from package import name`
+    both, since the name may be a module. `runtime`: but for what stands under `if TYPE_CHECKING:`,
+    which never runs."""
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        if (
+            runtime
+            and isinstance(node, ast.If)
+            and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        ):
+            todo += node.orelse
+            continue
+        todo += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -136,7 +147,9 @@ def imported(source: str) -> Iterator[str]:
 
 
 MODULES = {module for module, file in FILES.items() if file.name != "__init__.py"}
-IMPORTS = {module: set(imported(file.read_text())) for module, file in FILES.items()}
+TREES = {module: ast.parse(file.read_text()) for module, file in FILES.items()}
+IMPORTS = {module: set(imported(tree)) for module, tree in TREES.items()}
+RUNTIME_IMPORTS = {module: set(imported(tree, runtime=True)) for module, tree in TREES.items()}
 
 
 def upwards(module: str, other: str) -> bool:
@@ -165,8 +178,8 @@ def test_every_import_of_ours_has_the_one_name_and_exists():
         for other in others:
             top = other.partition(".")[0]
             assert top not in ORDER, f"{module} imports {other}: write conjoint.{other}"
-    for module, file in FILES.items():
-        for node in ast.walk(ast.parse(file.read_text())):
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("conjoint"):
                 assert node.module in FILES, f"{module}:{node.lineno} imports {node.module}"
 
@@ -175,19 +188,10 @@ def test_every_import_of_ours_has_the_one_name_and_exists():
 def test_heavy_packages_are_imported_only_where_listed(package: str):
     found = {
         FILES[module].relative_to(ROOT).as_posix()
-        for module in FILES
-        if any(n == package or n.startswith(f"{package}.") for n in runtime_imports(module))
+        for module, others in RUNTIME_IMPORTS.items()
+        if any(n == package or n.startswith(f"{package}.") for n in others)
     }
     assert found == HEAVY[package]
-
-
-def runtime_imports(module: str) -> Iterator[str]:
-    """What a file imports when it runs: all but what stands under `if TYPE_CHECKING:`."""
-    tree = ast.parse(FILES[module].read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-            node.body = [ast.Pass()]
-    return imported(ast.unparse(tree))
 
 
 @pytest.mark.parametrize(
@@ -234,7 +238,7 @@ def test_rooms_stay_small():
     for module, file in FILES.items():
         source = file.read_text()
         assert source.count("\n") <= 400, f"{file} has {source.count(chr(10))} lines"
-        for node in ast.walk(ast.parse(source)):
+        for node in ast.walk(TREES[module]):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or 0) - node.lineno + 1
                 assert lines <= 60, f"{module}.{node.name} has {lines} lines"

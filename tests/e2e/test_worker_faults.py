@@ -149,7 +149,7 @@ async def vllm_bench(
         yield made
 
 
-@pytest.mark.parametrize(("slot", "number"), enumerate((signal.SIGKILL, signal.SIGSTOP)))
+@pytest.mark.parametrize(("slot", "number"), [(0, signal.SIGKILL), (1, signal.SIGSTOP)])
 @on_one_loop
 async def test_no_answer_is_lost_or_doubled_when_a_worker_is_lost(
     bench: Bench, slot: int, number: int

@@ -3,10 +3,12 @@
 And the dataset row forms that are right, by `--dry-run`.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,23 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
+
+from conjoint.scripts.main import app
 
 COMMAND = str(Path(sys.executable).with_name("conjoint"))
 
 
 def conjoint(cwd: Path, *args: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr; fails if a process of the command outlives it."""
+    """Exit code, stdout and stderr of the command, in this process."""
+    with contextlib.chdir(cwd):
+        done = CliRunner().invoke(app, list(args))
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.stdout, done.stderr
+
+
+def installed(cwd: Path, *args: str) -> tuple[int, str, str]:
+    """The same of the installed command; fails if a process of it outlives it."""
     process = subprocess.Popen(
         [COMMAND, *args],
         cwd=cwd,
@@ -43,14 +56,20 @@ def _session(process: psutil.Process) -> int:
         return -1
 
 
-def refused(cwd: Path, *args: str) -> str:
+def refused(cwd: Path, *args: str, run: Callable[..., tuple[int, str, str]] = conjoint) -> str:
     """The one sentence of a refusal."""
-    code, out, err = conjoint(cwd, "train", *args)
+    code, out, err = run(cwd, "train", *args)
     assert code == 2, (code, out, err)
     lines = [line for line in err.splitlines() if line.strip()]
     assert len(lines) == 1 and lines[0].startswith("error: "), err
     assert "Traceback" not in err and not (cwd / "runs").exists()
     return lines[0]
+
+
+def test_the_installed_command_refuses_and_leaves_nothing_running(tmp_path: Path):
+    (tmp_path / "rewarding.py").write_text("def present(task, response):\n    return 1.0\n")
+    key = "reward.kinds.math=[rewarding.py:absent]"  # read in a process of its own
+    assert "absent" in refused(tmp_path, key, run=installed)
 
 
 BROKEN_RUBRIC = """name: bad
@@ -146,6 +165,8 @@ def test_every_row_form_is_accepted(tmp_path: Path, form: str, ending: str):
         file.write_text(json.dumps(ROWS[form]) + "\n")
     else:
         pq.write_table(pa.Table.from_pylist([ROWS[form]]), file)
-    code, out, err = conjoint(tmp_path, "quickstart", "--dry-run", f"tasks.math.path={file}")
+    code, out, err = conjoint(
+        tmp_path, "quickstart", "--dry-run", f"tasks.math.path={file}", "eval.tasks=0"
+    )
     assert code == 0, err
     assert "nothing started" in out and not (tmp_path / "runs").exists()

@@ -8,29 +8,31 @@ import pytest
 from tests.measured import NOTES, Meter
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # as `start_ray` does for a run
+COMMANDS = tuple(f"tests/e2e/test_{name}" for name in ("async", "failures", "quickstart", "rubric"))
 ENGINES = "tests/e2e/"
 JAILS = (
     "tests/rewards/sandbox/",
-    "tests/rewards/test_code",
-    "tests/rl/data_tools/test_validate",
+    "tests/rewards/code/",
+    "tests/scripts/data/test_validate",
     "tests/test_docs_data_tools",
-    "tests/rl/grade/",
+    "tests/scripts/grade/",
 )
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests on engines and on jails one after the other in the first process. An engine fills the
-    machine, but waits a good deal, so the other files run beside it in what is left; the limits of
-    a jail must not meet an engine on the other core. (The groups that xdist has for this do nothing
-    with pytest 9.)"""
+    """Which files share a process. The engines of a session are shared by the tests of the first
+    one, and jails come after them: their limits must not meet an engine that starts. Whole commands
+    have the second; they and engines wait a good deal, so the other files run beside both. (The
+    groups that xdist has for this do nothing with pytest 9.)"""
     from xdist.scheduler import LoadScopeScheduling
 
     class EnginesTogether(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            alone = file.startswith((ENGINES, *JAILS))
-            return "engines and jails" if alone else file
+            if file.startswith(COMMANDS):
+                return "commands"
+            return "engines and jails" if file.startswith((ENGINES, *JAILS)) else file
 
     config.option.loadscopereorder = False  # tests/e2e is collected first, and takes longest
     return EnginesTogether(config, log)

@@ -1,4 +1,7 @@
-"""Groups -> scores: routes each task kind to its rewards; their failures stay out of training."""
+"""Groups -> scores: each task kind goes to its rewards.
+
+A reward that fails masks its own scores (`infra_error`); such a score is never trained on.
+"""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -12,7 +15,7 @@ from conjoint.rewards.registry import always_judged
 
 
 class Scorer:
-    """Scores a group with every reward of its kind; one reward's failure masks its own scores."""
+    """Scores a group with every reward of its kind."""
 
     def __init__(
         self,
@@ -20,13 +23,15 @@ class Scorer:
         context: RewardContext,
         confident: Collection[str] = (),
     ) -> None:
-        """`confident` are the kinds whose answers were asked for a confidence."""
+        """`rewards` is the table of `rewards/registry.py`. `confident` names the kinds whose
+        answers state a confidence."""
         self._rewards = rewards
         self._context = context
         self._confident = confident
 
     async def score(self, group: Group, seed: int) -> Group:
-        """Fills `scores` of every trajectory that is not FAILED; returns the group."""
+        """Fill `scores` of every trajectory that is not FAILED, and return the group. `seed` is for
+        the draws of rewards, such as the pairs of a judge."""
         alive = [t for t in group.trajectories if t.status is not Status.FAILED]
         asked = group.task.kind in self._confident
         for trajectory in alive if asked else ():
@@ -46,7 +51,7 @@ class Scorer:
 
 
 def _take_confidence(trajectory: Trajectory) -> None:
-    """Before any reward looks at the answer. One that was cut off states none: the number may be
-    cut as well."""
+    """Split the stated confidence from the answer, before a reward looks at it. A truncated answer
+    states none: its number may be truncated too."""
     trajectory.answer, stated = split(trajectory.last_message)
     trajectory.confidence = stated if trajectory.status is Status.COMPLETED else None

@@ -129,8 +129,8 @@ async def _start(
 
 @dataclass(frozen=True, slots=True)
 class Judges:
-    """The rewards of a run, and whose opinion they ask: the live policy's unless one of the last
-    two is there."""
+    """The rewards of a run, and the judge that they ask: the live policy, unless there is a
+    snapshot or an endpoint."""
 
     judge: Judge
     rewards: RewardTable
@@ -181,14 +181,15 @@ def assemble(
 
 
 def _evaluation_limits(cfg: Config, task: Task) -> EpisodeLimits:
-    """The same in every evaluation of a run, whatever budgets and temperature are scheduled."""
+    """Limits of an evaluation. They do not follow the schedules of budget and temperature, so that
+    evaluations of one run can be compared."""
     largest, rollout = cfg.largest_budget_of(task.kind), cfg.rollout
     return EpisodeLimits(largest, rollout.max_model_len, rollout.max_turns, 0.0)
 
 
 def _ptx_stream(plan: Plan, renderer: Renderer) -> PtxStream | None:
-    """The PTX rows as tokens. Rows and judge pairs that do not fit are refused here, before an
-    engine starts: raises ConjointError."""
+    """The PTX rows as tokens. Raises ConjointError for rows and judge pairs that do not fit the
+    context: here, before an engine starts."""
     cfg = plan.cfg
     if cfg.eval.pairs:
         pairs, context = plan.tasks.judge_pairs, cfg.rollout.max_model_len
@@ -212,7 +213,7 @@ async def _begin(system: System, checkpoint: Checkpoint | None) -> None:
 async def _start_engines(
     cfg: Config, model: Path, renderer: Renderer
 ) -> tuple[VllmEngine, LearnerGroup, VllmEngine | None]:
-    """The engine's workers, the learner ranks and the judge's own worker, if it has one, which
+    """Start the engine's workers, the learner ranks and the judge's own worker, if it has one. All
     load at the same time."""
     backend, rollout = cfg.weight_sync.backend, cfg.rollout
     one = replace(rollout, engines=1)
@@ -243,7 +244,7 @@ async def _start_engines(
 def _snapshot(
     cfg: Config, engine: VllmEngine | None, folder: RunFolder, sync: PausedSync
 ) -> CriticSnapshot | None:
-    """The judge's own weights; its engine has none until it is sent the first."""
+    """The judge with weights of its own. Its engine refuses to sample until it gets the first."""
     if engine is None:
         return None
     sender = SharedMemorySender(f"{buffer_path(folder.path.name)}-judge")
@@ -267,7 +268,7 @@ def _learning(
 
 
 def _sender(cfg: Config, engine: VllmEngine, buffer: str) -> Sender:
-    """The transport of weights; it connects when it first sends."""
+    """The transport that the config names. It connects when it first sends."""
     if cfg.weight_sync.backend == "shm":
         return SharedMemorySender(buffer, cfg.rollout.dtype if cfg.weight_sync.delta else None)
     sender = IpcSender if cfg.weight_sync.backend == "ipc" else NcclSender

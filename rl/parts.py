@@ -1,4 +1,4 @@
-"""The parts of one run: what samples, what scores, what learns, what keeps the record."""
+"""The parts of one run: sampling, scoring, learning, and the record of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ class Scoring:
     scorer: Scorer
     judge: Judge
     snapshot: CriticSnapshot | None = None
-    """The weights that judge, where those are not the policy's own."""
+    """The judge's own weights; None if the live policy judges."""
     sandbox: Sandbox | None = None
 
     def drain_metrics(self) -> dict[str, float]:
@@ -66,7 +66,8 @@ class Learning:
         return make_batch(trained, rows, cfg.learner, ptx_weight, self.cost)
 
     async def heldout_ptx_loss(self, cfg: LearnerConfig) -> dict[str, float]:
-        """Cross-entropy of the PTX rows that are never trained: what the policy forgets."""
+        """Mean cross-entropy (nats a token) of PTX rows that are never trained on: it rises as the
+        policy forgets."""
         if not (self.ptx and self.ptx.heldout):
             return {}
         loss = await self.learner.ptx_loss(heldout_batch(self.ptx.heldout, cfg))
@@ -75,7 +76,7 @@ class Learning:
 
 @dataclass(slots=True)
 class Record:
-    """Where the run writes what happened, and what it shows."""
+    """The run folder, the trackers, the console and the clock."""
 
     folder: RunFolder
     trackers: Trackers

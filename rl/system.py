@@ -1,4 +1,7 @@
-"""The parts of one run, and the verbs of the loop that concern several of them."""
+"""One run as the loop sees it: verbs such as sync, evaluate and save, each over several parts.
+
+The parts themselves stand in `rl/parts.py`; `rl/build.py` puts them together.
+"""
 
 import asyncio
 import time
@@ -44,7 +47,7 @@ class System:
     """The length limits of `budget.toggle`."""
     progress: Progress = field(default_factory=Progress)
     started: float = field(default_factory=time.monotonic)
-    """When this sitting, or the part of it that no checkpoint counts yet, began to start up."""
+    """Monotonic time at which this sitting began, or at which the last checkpoint was saved."""
     closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     """Further parts that must end with the run: the jail, plug-ins, the weight buffer."""
     scheduler: Scheduler = field(init=False)
@@ -77,8 +80,8 @@ class System:
         return await self.scoring.scorer.score(group, derive_seed(self.cfg.seed, step))
 
     def _is_flat(self, group: Group) -> bool:
-        """Whether every answer has a reward and all are equal. What could not be graded must stay
-        in sight of the stop rules."""
+        """Whether every answer has a reward and all rewards are equal: such a group teaches
+        nothing. A group with an ungraded answer is not flat, so that the stop rules see it."""
         cfg = self.cfg
         limits = self.toggle.limits_at(self.step)
         assign_rewards([group], cfg.budget, cfg.reward.weights, self.step, limits)
@@ -86,14 +89,15 @@ class System:
         return None not in rewards and is_flat(group)
 
     async def sync(self, version: int) -> None:
-        """Give the engines the learner's weights; unfinished answers go on under them."""
+        """Send the learner's weights to the engines. Unfinished answers go on with them."""
         await self.learning.weight_sync(
             self.learning.learner, self.sampling.engine, version=version
         )
         self.scheduler.advance(version)
 
     async def pause_unless_overlapping(self) -> None:
-        """Later waves leave the machine to the learner; the weight sync resumes them."""
+        """Pause the engines during the update, unless `rollout.overlap` lets them sample on. The
+        weight sync resumes them."""
         if not self.cfg.rollout.overlap:
             await self.sampling.engine.pause(drain=not self.cfg.rollout.partial)
 
@@ -103,7 +107,7 @@ class System:
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """(step, held-out mean) of the best checkpoint there is, None unless it is kept."""
+        """(step, held-out mean) of the best checkpoint; None without `checkpoint.keep_best`."""
         steps = map(checkpoint_step, finished_checkpoints(self.record.folder.checkpoints))
         scored = [
             (self.progress.scores[step], step) for step in steps if step in self.progress.scores
@@ -114,8 +118,11 @@ class System:
         return step, mean
 
     def check_batch(self, groups: Sequence[Group]) -> dict[str, float]:
-        """Stop rules on what was graded, and how old it is. The rollouts are stored first: they
-        hold the reasons."""
+        """Apply the stop rules to the scored groups. Returns the judge's length bias and the ages
+        of the tokens. Raises StopRun.
+
+        The rollouts are stored first: they hold the reasons of a stop.
+        """
         self.record.folder.write_rollouts(self.step + 1, groups)
         self.guard.check_batch(step_metrics(groups))
         bias = self.guard.check_judge(self.scoring.judge.drain_longer_wins())
@@ -126,7 +133,8 @@ class System:
         return self.learning.batch(self.cfg, groups, self.ptx_weight)
 
     async def check_update(self, metrics: dict[str, float], batch: Batch) -> None:
-        """Stop rules on the update just done; a batch that is not finite is stored."""
+        """Apply the stop rules to the update. A batch with a number that is not finite is stored
+        for `conjoint train replay=`. Raises StopRun."""
         try:
             self.guard.check_update(metrics)
         except NonfiniteStop as stop:
@@ -152,7 +160,7 @@ class System:
         )
 
     def log_step(self, groups: Sequence[Group], metrics: dict[str, float]) -> None:
-        """Log the step just done."""
+        """Log the metrics of the step that has just ended, to trackers and console."""
         split = self.record.clock.split()
         for phase, seconds in split.items():
             self.progress.time_split[phase] = self.progress.time_split.get(phase, 0.0) + seconds
@@ -190,7 +198,7 @@ class System:
         return found
 
     def _show_calibration(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """What the confidences of held-out answers are worth, of the kinds that are asked."""
+        """Show and log the calibration of stated confidences, for each kind that states them."""
         for kind in sorted({row["kind"] for row in rows if "confidence" in row}):
             stated = from_rows(row for row in rows if row["kind"] == kind)
             self.record.console.message(f"{kind}: {calibration_words(stated)}")
@@ -200,7 +208,8 @@ class System:
             )
 
     async def mind_critic(self, found: Evaluation, tag: str) -> None:
-        """What an evaluation of the critic leads to: a stop, or that it judges from now on."""
+        """Act on an evaluation of the critic: stop the run if it got worse, or promote the live
+        critic to the judge. Raises StopRun."""
         live = found.rows.get(f"judge_{tag}", [])
         start = read_jsonl(self.record.folder.eval_of("judge_start"))
         self.guard.check_critic(task_scores(start), task_scores(live))
@@ -228,7 +237,7 @@ class System:
             await self.save()
 
     async def finish(self) -> None:
-        """The last evaluation or, when a signal ended the run early, a checkpoint."""
+        """Evaluate for the last time; after an early end by a signal, save a checkpoint."""
         if self.step == self.cfg.num_steps and not self.interrupt.stopped:
             await self.interrupt.until_stopped(self.evaluate("end"))
             prune(self.record.folder.checkpoints, self.cfg.checkpoint, self.progress.scores)
@@ -248,7 +257,7 @@ class System:
         self.record.clock.split()
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed run needs beside the learner's own state."""
+        """The state that a resumed run needs, apart from the learner's own."""
         return {
             "mixture": self.sampling.mixture.state(),
             "scheduler": self.scheduler.state(),
@@ -286,7 +295,7 @@ class System:
         self.record.trackers.summarise(outcome(summary))
 
     async def close(self) -> None:
-        """End every part; what the run started does not outlive it."""
+        """End every part. No process that the run started outlives it."""
         self.record.trackers.finish()
         await self.scheduler.close()
         await asyncio.gather(self.sampling.engine.close(), self.learning.learner.close())

@@ -92,8 +92,8 @@ def _judge_pairs(cfg: Config) -> list[tuple[Task, str, str]]:
     return [p for kind in kinds for p in verifiable_pairs[kind]("heldout", each, cfg.eval.seed)]
 
 
-def nano_ptx_rows(count: int = 512, *, on_lengths: bool = False) -> list[tuple[str, Any]]:
+def nano_ptx_rows(count: int = 512) -> list[tuple[str, Any]]:
     """PTX rows of the built-in source, as (place, row): they keep nano's judge and its voice, and
     teach none of the verifiable kinds."""
-    rows = ptx_conversations(count, on_lengths=on_lengths)
+    rows = ptx_conversations(count)
     return [(f"ptx row {i}", {"messages": row}) for i, row in enumerate(rows, 1)]

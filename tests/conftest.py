@@ -8,6 +8,10 @@ import pytest
 from tests.measured import NOTES, Meter
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # as `start_ray` does for a run
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # beside other starts on two cores
+# Several processes share the cores: threads that spin while they wait would take them from others.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 COMMANDS = tuple(f"tests/e2e/test_{name}" for name in ("async", "failures", "quickstart", "rubric"))
 ENGINES = "tests/e2e/"
 JAILS = (

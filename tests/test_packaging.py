@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from conjoint.scripts.mutants import copied_tree
+
 ROOT = Path(__file__).parents[1]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 FIRST = "import sys; sys.path.insert(0, {!r})"
@@ -31,7 +33,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheel in it, as site-packages would have it."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "uv", "build", "--wheel", "--no-build-isolation", "-q"]
-    subprocess.run([*command, "-o", str(folder), str(ROOT)], check=True, capture_output=True)
+    with copied_tree(ROOT) as tree:  # a build leaves files in the folder that it builds
+        subprocess.run([*command, "-o", str(folder), str(tree)], check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "site")
@@ -68,7 +71,8 @@ def test_a_command_runs_beside_hostile_files_of_the_same_names(
     done = subprocess.run(
         [sys.executable, "-P", "-c", f"{FIRST.format(str(installed))}; {run}", *words],
         cwd=tmp_path,
-        env=os.environ | {
+        # A new shell's: learner ranks of other tests leave variables in this process.
+        env={name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | {
             "PYTHONPATH": f"{tmp_path}{os.pathsep}{installed}",
             "CONJOINT_CACHE": str(tmp_path / "cache"),
         },

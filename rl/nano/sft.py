@@ -113,7 +113,7 @@ def judge_conversations(split: str, count: int, seed: int) -> list[Conversation]
     return [row for pair in pairs for row in both_orders(*pair, _JUDGE)][:count]
 
 
-def ptx_conversations(count: int, seed: int = 0, *, on_lengths: bool = False) -> list[Conversation]:
+def ptx_conversations(count: int, seed: int = 0) -> list[Conversation]:
     """Curated rows of the `ptx` split for the PTX loss: three judge verdicts to one open answer.
 
     They keep the judge and the voice of nano as SFT left them, and teach no verifiable kind.

@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import psutil
 import pytest
@@ -183,9 +183,9 @@ async def test_pause_abort_and_resume_in_any_order(rigs: Rigs):
     rig.check(whole)
 
 
-async def test_no_answer_is_lost_or_doubled_when_both_engines_die(rigs: Rigs):
-    """One loses its engine core, the other's worker hangs. What runs is answered as it would have
-    been, and what was taken out before goes on, both on the engines that replace them."""
+async def test_no_answer_is_lost_or_doubled_when_an_engine_dies(rigs: Rigs):
+    """It loses its engine core. What runs is answered as it would have been, and what was taken out
+    before goes on, on the other engine and on the one that replaces it."""
     rig = rigs["tied"]
     calls = rig.ask()
     await rig.midway(calls)
@@ -196,25 +196,27 @@ async def test_no_answer_is_lost_or_doubled_when_both_engines_die(rigs: Rigs):
     undisturbed = await asyncio.gather(*rig.ask())
     rig.engine.drain_metrics()
 
-    slots = list(rig.engine._set.slots)
-    owned = [slot.belongings.note() for slot in slots]
-    deaths = rig.engine._set.deaths
+    slot = rig.engine._set.slots[0]
+    owned, deaths = slot.belongings.note(), rig.engine._set.deaths
+    assert slot.belongings.segments
     calls = rig.ask()
     await rig.midway(calls)
-    assert all(slot.belongings.segments for slot in slots)
-    os.kill(process(owned[0], "VLLM::EngineCore"), signal.SIGKILL)
-    os.kill(process(owned[1], "VLLM::Worker"), signal.SIGSTOP)
+    held = slot.load
+    (core,) = (p for p in owned if named(p).startswith("VLLM::EngineCore"))
+    os.kill(core, signal.SIGKILL)
     answers = await asyncio.wait_for(asyncio.gather(*calls), 500)
     assert [a.tokens for a in answers] == [a.tokens for a in undisturbed]
     assert {a.version for a in answers} == {rig.version}
-    assert rig.engine._set.deaths - deaths == 2
-    # Those of the first to die may have gone to the other, and been asked a third time.
-    assert rig.engine.drain_metrics()["engine/requeued"] >= REQUESTS
-    for slot in slots:
-        assert await gone(slot.belongings.processes)
-        assert not any(os.path.exists(path) for path in slot.belongings.segments)
-    new = {pid for slot in rig.engine._set.slots for pid in slot.belongings.note()}
-    assert new and new.isdisjoint({pid for pids in owned for pid in pids})
+    assert rig.engine._set.deaths - deaths == 1
+    assert rig.engine.drain_metrics()["engine/requeued"] == held > 0
+    async with asyncio.timeout(30):
+        while slot.belongings.processes():
+            await asyncio.sleep(0.1)
+    assert not any(os.path.exists(path) for path in slot.belongings.segments)
+    async with asyncio.timeout(400):
+        while not rig.engine._set.slots[0].up:
+            await asyncio.sleep(0.1)
+    assert set(rig.engine._set.slots[0].belongings.note()).isdisjoint(owned)
 
     whole = rig.record(await asyncio.gather(*rig.ask(parts)), parts)
     for t, (logprobs, versions) in zip(whole, before, strict=True):
@@ -224,13 +226,5 @@ async def test_no_answer_is_lost_or_doubled_when_both_engines_die(rigs: Rigs):
     rig.check(whole)
 
 
-def process(owned: list[int], role: str) -> int:
-    (pid,) = (p for p in owned if " ".join(psutil.Process(p).cmdline()).startswith(role))
-    return pid
-
-
-async def gone(left: Callable[[], list[int]], seconds: float = 30) -> bool:
-    async with asyncio.timeout(seconds):
-        while left():
-            await asyncio.sleep(0.1)
-    return True
+def named(pid: int) -> str:
+    return " ".join(psutil.Process(pid).cmdline())

@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import signal
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,14 +21,10 @@ Sittings = tuple[Path, Ended, list[str]]
 
 @pytest.fixture(scope="module")
 def both(runs: Path) -> tuple[Path, Sittings]:
-    """A run from start to end, and beside it the same run in two sittings: starting the engines
-    leaves a core idle."""
-    assert conjoint("sft").code == 0  # so that not both build nano
+    """A run from start to end, and the same run in two sittings."""
     path = runs / "whole"
-    with ThreadPoolExecutor() as pool:
-        run = pool.submit(conjoint, "quickstart", *SHORT, f"run_dir={path}", timeout=900)
-        sittings = sit_twice(runs / "resumed")
-    ended = run.result()
+    ended = conjoint("quickstart", *SHORT, f"run_dir={path}", timeout=900)
+    sittings = sit_twice(runs / "resumed")
     assert ended.code == 0, ended.output
     assert re.search(r"report: .*report\.html", ended.output) and "next:" in ended.output
     assert "(raylet)" not in ended.output, "Ray reports deaths that are none"

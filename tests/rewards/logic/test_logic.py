@@ -56,7 +56,7 @@ def test_no_answer_of_any_dataset_touches_a_file_or_writes_its_own_score(
 
     # Sixteen a call: a fork for each would take as long again. What kills a call would be seen.
     source = (
-        "from rewards import gym\n"
+        "from conjoint.rewards.logic import gym\n"
         "rows = {name: gym.draw(name, {}, 3, 1, 0, 1)[0][2] for name in NAMES}\n"
         "for name, entry in rows.items():\n"
         "    for text in (ANSWER, f'[{ANSWER}]'):\n"

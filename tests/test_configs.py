@@ -145,13 +145,17 @@ def sample(hint: Any) -> Any:
     return {int: 7777, float: 77.25, bool: None}.get(hint, "unlikely")
 
 
-@pytest.mark.parametrize(("key", "hint"), LEAVES, ids=[key for key, _ in LEAVES])
-def test_every_key_can_be_set_from_the_command_line(key: str, hint: Any):
-    value = sample(hint)
-    if hint is bool:
-        value = not at(dataclasses.asdict(Config()), key)
-    written = json.dumps(value) if not isinstance(value, str) else value
-    assert at(compose([f"{key}={written}"]), key) == value
+@pytest.mark.parametrize("part", sorted({key.partition(".")[0] for key, _ in LEAVES}))
+def test_every_key_can_be_set_from_the_command_line(part: str):
+    """All keys of a part at once: composing takes a tenth of a second, whatever is in it."""
+    wanted = {}
+    for key, hint in LEAVES:
+        if key.partition(".")[0] == part:
+            default = at(dataclasses.asdict(Config()), key)
+            wanted[key] = not default if hint is bool else sample(hint)
+    written = {k: json.dumps(v) if not isinstance(v, str) else v for k, v in wanted.items()}
+    composed = compose([f"{key}={value}" for key, value in written.items()])
+    assert {key: at(composed, key) for key in wanted} == wanted
 
 
 @pytest.mark.parametrize("key", ["num_steps", "budget.tokens.math", "tasks.math.heldout"])

@@ -1,6 +1,5 @@
 """The installed command, run as a user runs it, with real Ray, vLLM and DeepSpeed."""
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -16,7 +15,7 @@ import pytest_asyncio
 
 from conjoint.rollouts.engine.actor import ACTORS
 from conjoint.rollouts.engine.belongings import marked_children
-from tests.e2e.shared_engines import Rig, Rigs, tiny
+from tests.e2e.shared_engines import Rig, tiny
 from tests.e2e.watched_actor import WatchedActor
 
 COMMAND = Path(sys.executable).with_name("conjoint")
@@ -130,24 +129,27 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"generation_config": str(folder)}
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def rigs(
-    ray_running: None, endless: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Rigs]:
-    """The engines of tests/e2e/shared_engines.py, all started side by side."""
-    folder = tmp_path_factory.mktemp("models")
-    tied, untied = tiny(folder / "tied", tied=True), tiny(folder / "untied", tied=False)
-    # In a cache that is too small vLLM preempts answers of its own accord as well.
-    small = {"num_gpu_blocks_override": 80}
-    switched = {"worker_extension_cls": "tests.e2e.faults.Switched"}
+@pytest.fixture(scope="session")
+def watched() -> Iterator[None]:
+    """vLLM's actors are ones that a test can look into, those that replace them too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ACTORS, "vllm", WatchedActor)
-        made = {
-            "tied": Rig.launch(tied, 0.5, 256, 400, engines=2, **endless, **switched),
-            "untied": Rig.launch(untied, 0.5, 256, 160, **endless, **small),
-        }
-        try:
-            await asyncio.gather(*(rig.ready() for rig in made.values()))
-            yield made
-        finally:
-            await asyncio.gather(*(rig.close() for rig in made.values()))
+        yield
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def rig(
+    ray_running: None,
+    watched: None,
+    endless: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Rig]:
+    """The pair of engines of tests/e2e/shared_engines.py."""
+    folder = tiny(tmp_path_factory.mktemp("models") / "tied", tied=True)
+    switched = {"worker_extension_cls": "tests.e2e.faults.Switched"}
+    made = Rig.launch(folder, 0.5, 256, 400, engines=2, **endless, **switched)
+    try:
+        await made.ready()
+        yield made
+    finally:
+        await made.close()

@@ -1,8 +1,8 @@
 """Real vLLM engines that the tests of a session share, and a learner that sends them weights.
 
-An engine takes 30 to 45 s to start on two cores. There are three: a pair on a tied model, and one
-on an untied model whose KV cache is too small. A test leaves its engines open, idle and with sound
-weights, whatever it did to them.
+An engine takes 30 to 45 s to start on two cores, and a minute of CPU. There is a pair of them, on a
+tiny model with a tied head. A test leaves them open, idle and with sound weights, whatever it did
+to them.
 """
 
 import asyncio
@@ -227,6 +227,3 @@ def nano(folder: Path) -> Path:
     tokenizer = build_tokenizer(["3 + 5 = 8", "name a word that ends in y"], NanoConfig())
     save_policy(build_model(tokenizer, NanoConfig(), 0), tokenizer, folder)
     return folder
-
-
-Rigs = dict[str, Rig]

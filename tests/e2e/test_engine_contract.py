@@ -14,7 +14,8 @@ from conjoint.rollouts.engine.base import RolloutConfig
 from conjoint.rollouts.engine.driver import VllmEngine
 from conjoint.rollouts.weights.buffer import buffer_path
 from conjoint.rollouts.weights.shm_sender import SharedMemorySender
-from tests.e2e.shared_engines import Rigs, tiny
+from tests.e2e.shared_engines import Rig as Shared
+from tests.e2e.shared_engines import tiny
 from tests.engine_contract import CHECKS, Rig
 
 pytestmark = [
@@ -77,15 +78,14 @@ async def test_the_plain_engine_keeps_the_contract_in_a_process_of_its_own(
     assert await exercise(tiny(tmp_path / "tied", tied=True)) == names
 
 
-async def test_vllm_keeps_the_contract(rigs: Rigs):
-    shared = rigs["untied"]
+async def test_vllm_keeps_the_contract(rig: Shared):
 
     def send(version: int):
-        shared.learner.change(version)
-        return shared.sender.send(shared.learner.model.named_parameters(), version)
+        rig.learner.change(version)
+        return rig.sender.send(rig.learner.model.named_parameters(), version)
 
-    shared.engine._confirmed = -1  # as if it had just started
-    rig = Rig(shared.engine, send, room=160, version=shared.version)
+    rig.engine._confirmed = -1  # as if it had just started
+    made = Rig(rig.engine, send, room=200, version=rig.version)
     for check in CHECKS:
-        await check(rig)
-    shared.version = rig.version
+        await check(made)
+    rig.version = made.version

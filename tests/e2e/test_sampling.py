@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import torch
 
-from tests.e2e.shared_engines import Rigs
+from tests.e2e.shared_engines import Rig
 
 pytestmark = [
     pytest.mark.e2e,
@@ -15,10 +15,9 @@ pytestmark = [
 TEMPERATURE, TOP_P, PROMPT = 0.7, 0.6, [5, 6, 7]
 
 
-async def test_log_probs_are_of_the_distribution_drawn_from(rigs: Rigs):
+async def test_log_probs_are_of_the_distribution_drawn_from(rig: Rig):
     """Temperature 0.7: softmax(logits / 0.7) where all tokens may be drawn, and the same over the
     nucleus, made to sum to one again, where they may not."""
-    rig = rigs["untied"]
     await rig.update()
     asked = (
         rig.engine(PROMPT, max_tokens=12, temperature=TEMPERATURE, top_p=p, seed=seed, session="s")

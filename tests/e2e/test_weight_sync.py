@@ -4,7 +4,7 @@ import pytest
 
 from conjoint.envs.types import StopRun
 from conjoint.rl.weight_sync import PausedSync, WeightSyncConfig
-from tests.e2e.shared_engines import Rig, Rigs
+from tests.e2e.shared_engines import Rig
 
 pytestmark = [
     pytest.mark.e2e,
@@ -24,11 +24,7 @@ async def said(rig: Rig) -> str:
     return "agrees"
 
 
-@pytest.mark.parametrize("name", ["tied", "untied"])
-async def test_every_tensor_reaches_the_engine_and_what_does_not_fires_the_probe(
-    rigs: Rigs, name: str
-):
-    rig = rigs[name]
+async def test_every_tensor_reaches_the_engine_and_what_does_not_fires_the_probe(rig: Rig):
     assert [await said(rig), await said(rig)] == ["agrees", "agrees"]
     rig.learner.zeroed = "model.layers.1.mlp.down_proj.weight"
     assert "does not use the weights" in await said(rig)
@@ -36,16 +32,14 @@ async def test_every_tensor_reaches_the_engine_and_what_does_not_fires_the_probe
     assert await said(rig) == "agrees"
 
 
-async def test_a_tied_head_that_is_not_repacked_fires_the_probe(rigs: Rigs):
-    rig = rigs["tied"]
+async def test_a_tied_head_that_is_not_repacked_fires_the_probe(rig: Rig):
     await rig.tell("keep_old_head", True)
     assert "does not use the weights" in await said(rig)
     await rig.tell("keep_old_head", False)
     assert await said(rig) == "agrees"
 
 
-async def test_no_engine_samples_before_its_weights_are_confirmed(rigs: Rigs):
-    rig = rigs["tied"]
+async def test_no_engine_samples_before_its_weights_are_confirmed(rig: Rig):
     confirmed, rig.engine._confirmed = rig.engine._confirmed, -1
     with pytest.raises(StopRun, match="must not sample"):
         await rig.engine([5, 6], max_tokens=2, temperature=1.0, seed=0)

@@ -91,7 +91,7 @@ async def test_its_scores_are_a_judges_opinion_and_prove_nothing(haiku: Reward):
 
 
 @pytest.mark.parametrize("name", list(REWARDS))
-def test_a_shipped_reward_is_named_nowhere_else(name: str):
+def test_an_entry_has_its_own_name_and_examples(name: str):
     entry = REWARDS[name]
     assert entry.name == name and entry.examples()
     assert registry.may_ask_judge(name) == (entry.asks_judge != "never")

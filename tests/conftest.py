@@ -1,6 +1,8 @@
 """Which tests run in one process when pytest has several (`make check`)."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,12 +10,11 @@ import pytest
 from tests.measured import NOTES, Meter
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # as `start_ray` does for a run
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # beside other starts on two cores
 # Several processes share the cores: threads that spin while they wait would take them from others.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 COMMANDS = tuple(f"tests/e2e/test_{name}" for name in ("async", "failures", "quickstart", "rubric"))
-ENGINES = "tests/e2e/"
+ENGINES = ("tests/e2e/", "tests/rl/learner/test_group")
 JAILS = (
     "tests/rewards/sandbox/",
     "tests/rewards/code/",
@@ -36,7 +37,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file = nodeid.partition("::")[0]
             if file.startswith(COMMANDS):
                 return "commands"
-            return "engines and jails" if file.startswith((ENGINES, *JAILS)) else file
+            return "engines and jails" if file.startswith((*ENGINES, *JAILS)) else file
 
     config.option.loadscopereorder = False  # tests/e2e is collected first, and takes longest
     return EnginesTogether(config, log)
@@ -68,3 +69,18 @@ class Measured:
 
     def pytest_sessionfinish(self) -> None:
         self._meter.write()
+
+
+@pytest.fixture(scope="session")
+def ray_running() -> Iterator[None]:
+    """One Ray for all tests that start engines or ranks in this process."""
+    import ray
+
+    from conjoint.rl.cluster.config import ClusterConfig
+    from conjoint.rl.cluster.ray_start import start_ray
+
+    # Workers import tests/e2e/faults.py and the actors of tests by name.
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
+    start_ray(ClusterConfig())
+    yield
+    ray.shutdown()

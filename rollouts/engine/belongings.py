@@ -128,8 +128,9 @@ def _kill(pid: int, mark: str) -> None:
 
 
 @contextlib.contextmanager
-def marked_children() -> Iterator[None]:
-    """Processes started within the block carry this driver's mark and do not outlive it."""
+def marked_children(mark: str = DRIVER_MARK) -> Iterator[None]:
+    """Processes started within the block carry this driver's mark, or the extension of it that is
+    given, and do not outlive the driver."""
     subprocess.Popen(
         [
             sys.executable,
@@ -143,7 +144,7 @@ def marked_children() -> Iterator[None]:
         start_new_session=True,  # a terminal's Ctrl-C is not for it
     )
     before = {key: os.environ.get(key) for key in mark_environment()}
-    os.environ.update(mark_environment())
+    os.environ.update(mark_environment(mark))
     try:
         yield
     finally:

@@ -14,11 +14,17 @@ import pytest
 import pytest_asyncio
 
 from conjoint.rollouts.engine.actor import ACTORS
-from conjoint.rollouts.engine.belongings import marked_children
 from tests.e2e.shared_engines import Rig, tiny
 from tests.e2e.watched_actor import WatchedActor
 
 COMMAND = Path(sys.executable).with_name("conjoint")
+NANO = [
+    "sft.rows={math:700,code:200,instruction:500,open:60}",
+    "sft.judge_rows=400",
+    f"sft.seed={os.environ.get('NANO_SEED', 0)}",
+]
+"""An eighth of nano's SFT: it writes all kinds in their form, mostly wrongly. No test may depend on
+what it says, which differs from machine to machine: `NANO_SEED=1 make check` makes another one."""
 SMALL = [
     "num_steps=4",
     "rollout.groups_per_step=8",
@@ -31,6 +37,7 @@ SMALL = [
     "weight_sync.probe_every=2",
     "sandbox.wall_s=120",
     "sandbox.cpu_s=20",
+    *NANO,
 ]
 """A quickstart in four steps, whose verdicts do not depend on how busy the machine is."""
 PLAIN = ["rollout.backend=transformers"]
@@ -104,19 +111,6 @@ def left_running(processes: list[psutil.Process]) -> list[str]:
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="session")
-def ray_running() -> Iterator[None]:
-    """One Ray for all tests that start engines or ranks in this process."""
-    import ray
-
-    # Workers import tests/e2e/faults.py and the actors of tests by name.
-    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
-    with marked_children():  # should the tests themselves be killed
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

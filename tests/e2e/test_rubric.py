@@ -4,16 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from conjoint.rl.config.compose import load_config
+from conjoint.rl.nano.cache import nano_policy
 from conjoint.rl.run.folder import read_jsonl
-from tests.e2e.conftest import conjoint
+from tests.e2e.conftest import NANO, PLAIN, conjoint
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
 def test_nano_answers_and_judges_by_a_rubric_of_its_own_and_by_a_strange_one(tmp_path: Path):
     keys = [
-        "model=nano",
-        "rollout.backend=transformers",
+        f"model={nano_policy(load_config(NANO).nano)}",
+        *PLAIN,
         "limit=4",
         "k=3",
         "max_tokens=24",

@@ -1,6 +1,8 @@
 """A Ray that does not come up is said in a sentence; its workers run at normal priority."""
 
 import os
+import signal
+import subprocess
 
 import pytest
 import ray
@@ -20,6 +22,22 @@ def test_only_a_ray_of_our_own_is_explained(
     monkeypatch.setattr(ray, "init", late)
     with pytest.raises(raised, match="timed out during startup"):
         start_ray(ClusterConfig(address=address))
+
+
+def test_what_a_failed_attempt_left_is_gone_before_the_next(monkeypatch: pytest.MonkeyPatch):
+    """A raylet that is late ends, and its GCS server stays."""
+    left: list[subprocess.Popen[bytes]] = []
+
+    def late_once(**_: object) -> None:
+        if left:
+            assert left[0].wait(10) == -signal.SIGKILL
+            return
+        left.append(subprocess.Popen(["sleep", "60"]))
+        raise RuntimeError("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", late_once)
+    start_ray(ClusterConfig())
+    assert left[0].returncode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("own", [None, "5"])

@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as notes:
         command = [sys.executable, "-m", "pytest", *arguments]
         pytest = subprocess.Popen(command, env=os.environ | {NOTES: notes})
-        of_rays = RayWorkers()
+        of_rays = RayWorkers(notes)
         threading.Thread(target=of_rays.watch, daemon=True).start()
         code = _wait_for_all(pytest.pid)
         by_file = _collected(Path(notes)) + of_rays.by_file()
@@ -78,11 +78,13 @@ def _collected(notes: Path) -> Counter[str]:
 class RayWorkers:
     """CPU seconds of the processes whose parent is a raylet, the last second of each left out."""
 
-    def __init__(self) -> None:
+    def __init__(self, notes: str) -> None:
+        self._ours = f"{NOTES}={notes}".encode()
+        """In the environment of what this run of the tests has started."""
         self._seconds: dict[tuple[str, str], float] = {}
         """By process id and start."""
-        self._files: dict[tuple[str, str], str] = {}
-        """The test that started the process's Ray."""
+        self._files: dict[tuple[str, str], str | None] = {}
+        """The test file that started the process's Ray; None: it is not of this run."""
 
     def watch(self, every_s: float = 1.0) -> None:
         while True:
@@ -94,14 +96,27 @@ class RayWorkers:
         raylets = {pid for pid, name, *_ in processes if name == "raylet"}
         for pid, _, parent, start, seconds in processes:
             if parent in raylets:
+                if (pid, start) not in self._files:
+                    self._files[pid, start] = self._test_file(pid)
                 self._seconds[pid, start] = seconds
-                self._files.setdefault((pid, start), _test_file(pid))
 
     def by_file(self) -> Counter[str]:
         found: Counter[str] = Counter()
         for process, seconds in list(self._seconds.items()):
-            found[self._files[process]] += seconds
+            if file := self._files[process]:
+                found[file] += seconds
         return found
+
+    def _test_file(self, pid: str) -> str | None:
+        try:
+            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            return None
+        if self._ours not in variables:
+            return None
+        key = b"PYTEST_CURRENT_TEST="
+        told = next((v.removeprefix(key).decode() for v in variables if v.startswith(key)), "")
+        return told.partition("::")[0] or "Ray's workers, of no test that is known"
 
 
 def _stat(folder: Path) -> tuple[str, str, str, str, float] | None:
@@ -115,17 +130,6 @@ def _stat(folder: Path) -> tuple[str, str, str, str, float] | None:
     fields = text[text.rindex(")") + 2 :].split()  # from proc(5)'s third field on
     seconds = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
     return folder.name, name, fields[1], fields[19], seconds
-
-
-def _test_file(pid: str) -> str:
-    """The test file that ran when this process or the one that started it was started."""
-    try:
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        variables = []
-    key = b"PYTEST_CURRENT_TEST="
-    told = next((v.removeprefix(key).decode() for v in variables if v.startswith(key)), "")
-    return told.partition("::")[0] or "Ray's workers, of no test that is known"
 
 
 class Meter:

@@ -157,11 +157,11 @@ async def twice(base_url, task):
 """
 
 
-def test_a_run_trains_on_what_an_agent_played(runs: Path, tmp_path: Path):
-    """By config, through the whole loop, a step ahead; the learner agrees with the engine on every
-    token. In synchronous runs agents play in tests/rl/test_agents.py."""
+@pytest.mark.parametrize("staleness", [pytest.param(0, marks=pytest.mark.proof), 1])
+def test_a_run_trains_on_what_an_agent_played(runs: Path, tmp_path: Path, staleness: int):
+    """By config, through the whole loop; the learner agrees with the engine on every token."""
     (tmp_path / "mine.py").write_text(AGENT)
-    path = runs / "agent"
+    path = runs / f"agent-{staleness}"
     ended = conjoint(
         "quickstart",
         *SMALL,
@@ -172,7 +172,7 @@ def test_a_run_trains_on_what_an_agent_played(runs: Path, tmp_path: Path):
         "rollout.max_turns=3",
         "rollout.max_tokens=60",
         "budget.tokens.math=60",
-        "rollout.max_staleness=1",
+        f"rollout.max_staleness={staleness}",
         "eval.tasks=0",
         "eval.judge_pairs=0",
         f"tasks.math.agent.run={tmp_path}/mine.py:twice",

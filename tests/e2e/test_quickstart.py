@@ -1,4 +1,4 @@
-"""The joint loop on real engines: a whole run, and one that is interrupted twice and resumed."""
+"""The joint loop on real engines: a whole run, and one that is interrupted and resumed."""
 
 import hashlib
 import json
@@ -96,7 +96,30 @@ def test_an_interrupt_exits_with_the_signals_code_and_leaves_nothing_behind(resu
 
 
 def test_interrupted_equals_uninterrupted(whole: Path, resumed):
-    path = resumed[0]
+    check_equal(resumed[0], whole)
+    # It holds although the engine serves prompts from its prefix cache; the judge's fill its blocks
+    # whatever the policy says.
+    assert any(m.get("engine/prefix_hits", 0) > 0 for m in steps_of(whole))
+
+
+@pytest.mark.proof
+def test_interrupted_twice_equals_uninterrupted(whole: Path, runs: Path):
+    """SIGTERM after the first step, Ctrl-C after the second."""
+    path = runs / "twice"
+    for number, steps, words in (
+        (signal.SIGTERM, 1, ("quickstart", *SHORT, f"run_dir={path}")),
+        (signal.SIGINT, 2, ("train", f"resume={path}")),
+    ):
+        stopped, started = interrupted(number, lambda n=steps: len(steps_of(path)) >= n, *words)
+        assert stopped.code == 128 + number, stopped.output
+        assert not left_running(started)
+    last = conjoint("train", f"resume={path}")
+    assert last.code == 0, last.output
+    check_equal(path, whole)
+
+
+def check_equal(path: Path, whole: Path) -> None:
+    """Both runs stored the same answers and ended with the same weights."""
     for step in range(1, 4):
         name = f"rollouts/step-{step:06d}.jsonl"
         for ours, theirs in zip(read_jsonl(path / name), read_jsonl(whole / name), strict=True):
@@ -104,9 +127,6 @@ def test_interrupted_equals_uninterrupted(whole: Path, resumed):
                 assert ours[key] == theirs[key], f"{name}: {ours} != {theirs}"
     final = "checkpoints/step-000003/hf"
     assert weights(path / final) == weights(whole / final)
-    # It holds although the engine serves prompts from its prefix cache; the judge's fill its blocks
-    # whatever the policy says.
-    assert any(m.get("engine/prefix_hits", 0) > 0 for m in steps_of(whole))
 
 
 def weights(folder: Path) -> str:

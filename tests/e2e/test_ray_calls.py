@@ -1,4 +1,4 @@
-"""A real Ray with 4 and 12 workers that only count: a group costs the driver one call."""
+"""A real Ray with 4, 12 and 64 workers that only count: a group costs the driver one call."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,7 +23,6 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
 ]
 GROUP_SIZE = 8
-MOST = 12
 LIMITS = EpisodeLimits(budget=8, max_model_len=64, max_turns=1, temperature=1.0)
 
 
@@ -44,16 +43,23 @@ class Counted:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def actors(ray_running: None) -> AsyncIterator[list[Any]]:
-    """Started once; each test takes as many as it needs."""
+async def started(ray_running: None) -> AsyncIterator[list[Any]]:
+    """The actors that tests have started: each takes as many as it needs, and starts the rest."""
     import ray
 
-    actor = ray.remote(CountingActor).options(num_cpus=0, max_concurrency=4096)
-    made = [actor.remote() for _ in range(MOST)]
-    await asyncio.gather(*(each.calls.remote() for each in made))
+    made: list[Any] = []
     yield made
     for each in made:
         ray.kill(each)
+
+
+async def actors_for(count: int, started: list[Any]) -> list[Any]:
+    import ray
+
+    actor = ray.remote(CountingActor).options(num_cpus=0, max_concurrency=4096)
+    started += [actor.remote() for _ in range(count - len(started))]
+    await asyncio.gather(*(each.calls.remote() for each in started))
+    return started[:count]
 
 
 async def play(engine: VllmEngine, index: int) -> set[str]:
@@ -71,15 +77,16 @@ async def play(engine: VllmEngine, index: int) -> set[str]:
     return {t.engine for t in trajectories}
 
 
-@pytest.mark.parametrize("workers", [4, MOST])
+@pytest.mark.parametrize("workers", [4, 12, pytest.param(64, marks=pytest.mark.proof)])
 async def test_a_group_costs_one_call_however_many_workers_there_are(
-    actors: list[Any], workers: int
+    started: list[Any], workers: int
 ):
+    actors = await actors_for(workers, started)
     cfg = RolloutConfig(engines=workers, heartbeat_s=3600, hang_timeout_s=3600)
-    handles = [Counted(actor) for actor in actors[:workers]]
+    handles = [Counted(actor) for actor in actors]
 
     async def calls() -> tuple[int, int]:
-        arrived = await asyncio.gather(*(actor.calls.remote() for actor in actors[:workers]))
+        arrived = await asyncio.gather(*(actor.calls.remote() for actor in actors))
         return sum(handle.calls for handle in handles), sum(arrived)
 
     def launch(slot: int) -> EngineWorker:

@@ -40,7 +40,7 @@ on_one_loop = pytest.mark.asyncio(loop_scope="session")
 
 REQUESTS, TOKENS = 12, 400
 ACTOR = "ray::PlainActor"
-VLLM_ROLES = ("ray::EngineActor", "VLLM::EngineCore", "VLLM::Worker")
+VLLM_ROLES = ("ray::", "VLLM::EngineCore", "VLLM::Worker")  # Ray's actor, and what it starts
 MODEL: dict[str, Any] = {
     "hidden_size": 64,
     "num_attention_heads": 2,

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from conjoint.envs.marks import DRIVER_MARK, mark_environment
 from conjoint.envs.text import plain, sound, to_json
 from conjoint.envs.types import ConjointError, Task
 
@@ -29,6 +30,8 @@ _CONCURRENCY = 16
 _TAIL = 2000
 """Bytes of what a command printed last that an error quotes."""
 _PARENT = str(Path(__file__).with_name("agent_process.py"))
+_MARKED = ("env", *(f"{k}={v}" for k, v in mark_environment(f"{DRIVER_MARK}-agent").items()))
+"""Marks the command and not its parent: should that one be killed, what is left is found."""
 _END_S = 10.0
 """Seconds in which everything that an agent started must have been killed."""
 _FUNCTION = re.compile(r"[\w./-]+:[A-Za-z_]\w*")
@@ -111,6 +114,7 @@ class CommandAgent:
             given.seek(0)
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", _PARENT, str(os.getpid())),
+                *_MARKED,
                 *self.words,
                 stdin=given,
                 stdout=printed,

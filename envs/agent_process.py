@@ -10,6 +10,7 @@ It ends with the command's exit code (128 + N after signal N) once none of them 
 the same on SIGTERM, which it also gets when its parent (process id PARENT) dies.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -35,7 +36,8 @@ def main(parent: int, words: list[str]) -> int:
         code = _code_of(command)
     while left := children():
         for pid in left:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(PermissionError):  # it has become another user's
+                os.kill(pid, signal.SIGKILL)
         # Those that a killed one leaves behind are ours by then.
         os.waitpid(left[0], 0)
         code = _code_of(command) if code is None else code

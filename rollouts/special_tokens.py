@@ -114,8 +114,6 @@ class SpecialTokens:
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         if backend is None:
             return None
-        from tokenizers import Tokenizer
-
         secret, spec = secrets.token_hex(8), json.loads(backend.to_str())
         names = {name: f"[{secret} {i}]" for i, name in enumerate(sorted(self._names))}
         for token in spec["added_tokens"]:
@@ -128,7 +126,7 @@ class SpecialTokens:
         if isinstance(unknown := model.get("unk_token"), str):
             model["unk_token"] = names.get(unknown, unknown)
         spec |= {"post_processor": None, "truncation": None, "padding": None}
-        return Tokenizer.from_str(json.dumps(spec)), names
+        return type(backend).from_str(json.dumps(spec)), names
 
 
 def _differ_by(mark: str, text: str, other: str) -> bool:

@@ -43,6 +43,7 @@ HOSTILE = (
     *("\0", "\x1b[2J", "\r", "\x7f", "\x9b", "\u202e", "\u2066", "\u200f", "\ufeff", *SPLITS),
     *("<|end|>", "<|assistant|>", "<|", "|>", "</script>", "{{ 1 }}", '"', "\\", "\\ud800", "%s"),
 )  # fmt: skip
+ALL = "x".join(HOSTILE)
 TEXT = st.lists(st.characters(exclude_categories=()) | st.sampled_from(HOSTILE), max_size=12).map(
     "".join
 )
@@ -67,9 +68,10 @@ DEEP = st.sampled_from((0, MAX_LEVELS - 5, MAX_LEVELS, 199, 200, 900, 5000)).map
     params=[pytest.param(12, id="few"), pytest.param(10_000, id="many", marks=pytest.mark.proof)]
 )
 def every(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """`every(strategy, check)` runs the check on many examples."""
+    """`every(strategy, check, worst)` runs the check on `worst` and on many examples."""
 
-    def run(strategy: st.SearchStrategy[Any], check: Callable[[Any], None]) -> None:
+    def run(strategy: st.SearchStrategy[Any], check: Callable[[Any], None], worst: Any) -> None:
+        check(worst)
         few = request.param < 1000
         wanted = settings(
             max_examples=request.param,
@@ -104,7 +106,7 @@ def test_what_is_written_is_read_back(every: Any, tmp_path: Path):
             assert is_plain(text) and [json.loads(line) for line in text.splitlines()]
         assert json.loads(to_json(value)) == json.loads(json.dumps(value))
 
-    every(VALUES, check)
+    every(VALUES, check, {ALL: [ALL]})
 
 
 def test_any_depth_is_written_and_read(every: Any):
@@ -112,7 +114,7 @@ def test_any_depth_is_written_and_read(every: Any):
         text = to_json({"meta": value})
         assert is_plain(text) and json.loads(text)
 
-    every(DEEP, check)
+    every(DEEP, check, nested(20_000))
     assert json.loads(to_json(nested(MAX_LEVELS))) == nested(MAX_LEVELS)
     for depth in (MAX_LEVELS + 2, 900, 100_000):
         with pytest.raises(ValueError, match="nested"):
@@ -143,7 +145,7 @@ def test_a_run_folder_and_its_report(every: Any, tmp_path: Path):
         page = build_report(run.path).read_text("utf-8")
         assert is_plain(page.replace(run.path.name, ""))
 
-    every(st.tuples(TEXT, VALUES | DEEP), check)
+    every(st.tuples(TEXT, VALUES | DEEP), check, (ALL, {ALL: [ALL]}))
 
 
 async def no_save(folder: Path) -> None:
@@ -164,7 +166,7 @@ def test_a_checkpoint(every: Any, tmp_path: Path):
         assert read == json.loads(json.dumps(state))
         assert restored_task(read["queue"][0][1]) == restored_task(plain_task(task))
 
-    every(st.tuples(TEXT, VALUES), check)
+    every(st.tuples(TEXT, VALUES), check, (ALL, {ALL: [ALL]}))
 
 
 def test_rows_with_any_further_column(every: Any, tmp_path: Path):
@@ -182,7 +184,8 @@ def test_rows_with_any_further_column(every: Any, tmp_path: Path):
                 continue
             assert task.meta["meta"] == json.loads(json.dumps(value))
 
-    every(st.tuples(TEXT.filter(lambda t: t not in ("prompt", "answer", "meta")), VALUES), check)
+    names = TEXT.filter(lambda name: name not in ("prompt", "answer", "meta"))
+    every(st.tuples(names, VALUES), check, (ALL, {ALL: [ALL]}))
     path.write_text(json.dumps({"prompt": "x", "answer": "4", "meta": nested(900)}))
     with pytest.raises(ConjointError, match="line 1: nested more than 100 levels deep"):
         DatasetSource(path, "math")
@@ -206,13 +209,13 @@ def test_the_terminal_and_the_page_of_a_rubric(every: Any, tmp_path: Path):
             page = Page("t", [text], [text], [Table("t", ["c"], [[text]])], "c", [])
             page.show(console)
             file.flush()
-            if not terminal:
-                assert is_plain(raw.getvalue().decode())
+            drawn = raw.getvalue().decode()
+            assert terminal or is_plain(drawn)
         page.cards = [Card(text, text, [(text, text)])]
         page.write(tmp_path / "page.html")
         assert is_plain((tmp_path / "page.html").read_text("utf-8"))
 
-    every(TEXT, check)
+    every(TEXT, check, ALL)
 
 
 def test_the_tracker(every: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -237,7 +240,7 @@ def test_the_tracker(every: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         trackers.summarise({text: 1.0})
         assert len(logged) == 2 and all(map(is_plain, logged)), "protobuf takes UTF-8 alone"
 
-    every(TEXT, check)
+    every(TEXT, check, ALL)
     assert read_jsonl(run.metrics)
 
 
@@ -280,14 +283,14 @@ def test_the_tokenizer_and_the_judges_prompt(every: Any):
             plain = judge_messages(Task.make("open", "x"), "a", "b", (), template)
             assert own(renderer().prompt(asked)) == own(renderer().prompt(plain))
 
-    every(st.tuples(TEXT, VALUES | st.just(nested(MAX_LEVELS))), check)
+    every(st.tuples(TEXT, VALUES | st.just(nested(MAX_LEVELS))), check, (ALL, {ALL: [ALL]}))
 
 
 def test_hashes_of_any_text(every: Any):
     def check(text: str) -> None:
         assert Task.make(text, text).id and derive_seed(text) >= 0 and len(digest(text)) == 64
 
-    every(TEXT, check)
+    every(TEXT, check, ALL)
     text = "é\u2028\x7f"
     content = json.dumps(["math", [{"content": text, "role": "user"}]], ensure_ascii=False)
     assert Task.make("math", text).id == f"math-{digest(content)[:16]}", "as in earlier runs"
@@ -335,7 +338,11 @@ def test_the_gateway(every: Any, loop: asyncio.AbstractEventLoop):
         to_json(session.trajectory().messages)
 
     loop.run_until_complete(gateway.start())
-    every(st.tuples(TEXT, VALUES | DEEP), lambda e: loop.run_until_complete(post(*e)))
+
+    def check(example: tuple[str, Any]) -> None:
+        loop.run_until_complete(post(*example))
+
+    every(st.tuples(TEXT, VALUES | DEEP), check, (ALL, {ALL: [ALL]}))
     loop.run_until_complete(gateway.close())
 
 
@@ -363,7 +370,7 @@ def test_the_endpoint(every: Any, loop: asyncio.AbstractEventLoop):
         )
         assert said.text == f"{sound(text)}\ufffd"
 
-    every(TEXT, check)
+    every(TEXT, check, ALL)
     loop.run_until_complete(policy.close())
 
 
@@ -375,4 +382,4 @@ def test_an_agents_standard_input(every: Any):
         assert is_plain(line) and "\\ud" not in escaped(line).replace("\\\\ud", "")
         assert json.loads(line)["messages"][0]["content"] == sound(text)
 
-    every(st.tuples(TEXT, VALUES | DEEP), check)
+    every(st.tuples(TEXT, VALUES | DEEP), check, (ALL, {ALL: [ALL]}))

@@ -65,7 +65,10 @@ DEEP = st.sampled_from((0, MAX_LEVELS - 5, MAX_LEVELS, 199, 200, 900, 5000)).map
 
 
 @pytest.fixture(
-    params=[pytest.param(12, id="few"), pytest.param(10_000, id="many", marks=pytest.mark.proof)]
+    params=[
+        pytest.param(12, id="few"),
+        pytest.param(10_000, id="many", marks=[pytest.mark.proof, pytest.mark.timeout(7200)]),
+    ]
 )
 def every(request: pytest.FixtureRequest) -> Callable[..., None]:
     """`every(strategy, check, worst)` runs the check on `worst` and on many examples."""

@@ -10,30 +10,30 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
-import json
 import os
 import re
 import shlex
 import shutil
-import signal
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from conjoint.envs.marks import DRIVER_MARK, mark_environment
+from conjoint.envs.text import plain, sound, to_json
 from conjoint.envs.types import ConjointError, Task
 
 _DEADLINE_S = 600.0
 _CONCURRENCY = 16
 _TAIL = 2000
 """Bytes of what a command printed last that an error quotes."""
-_UNDER_US = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
-    "os.getppid() == int(sys.argv[1]) or sys.exit(1); os.execvp(sys.argv[2], sys.argv[2:])"
-)
-"""Becomes a command that is killed when the run is: PR_SET_PDEATHSIG, SIGKILL."""
+_PARENT = str(Path(__file__).with_name("agent_process.py"))
+_MARKED = ("env", *(f"{k}={v}" for k, v in mark_environment(f"{DRIVER_MARK}-agent").items()))
+"""Marks the command and not its parent: should that one be killed, what is left is found."""
+_END_S = 10.0
+"""Seconds in which everything that an agent started must have been killed."""
 _FUNCTION = re.compile(r"[\w./-]+:[A-Za-z_]\w*")
 
 
@@ -52,6 +52,9 @@ class AgentConfig:
     """Seconds that an agent may take for one episode, its waits for the policy not counted."""
     concurrency: int = _CONCURRENCY
     """Agents of this kind that run at the same time."""
+    columns: list[str] = field(default_factory=list)
+    """Further columns of the rows (the task's `meta`) that the agent is given. Others may hold the
+    reference, as verl's extra_info.answer does, and stay with the verifiers."""
 
     def validate(self, key: str) -> None:
         """Raises ConjointError naming a key under `key`."""
@@ -72,6 +75,11 @@ class Agent(Protocol):
     @property
     def concurrency(self) -> int: ...
 
+    @property
+    def columns(self) -> Sequence[str]:
+        """Keys of the task's meta that the agent may see."""
+        ...
+
     async def __call__(self, base_url: str, task: Task) -> None: ...
 
 
@@ -82,6 +90,7 @@ class FunctionAgent:
     function: Callable[[str, Task], Awaitable[Any]]
     deadline_s: float = _DEADLINE_S
     concurrency: int = _CONCURRENCY
+    columns: tuple[str, ...] = ()
 
     async def __call__(self, base_url: str, task: Task) -> None:
         await self.function(base_url, task)
@@ -90,11 +99,13 @@ class FunctionAgent:
 @dataclass(frozen=True, slots=True)
 class CommandAgent:
     """A program. It finds the policy in OPENAI_BASE_URL and the task as JSON on its standard input
-    (id, kind, messages, meta); it is killed with all that it started in its process group."""
+    (id, kind, messages, meta). When it ends, or the episode or the run does, everything that it
+    started is killed (`agent_process.py`)."""
 
     words: tuple[str, ...]
     deadline_s: float = _DEADLINE_S
     concurrency: int = _CONCURRENCY
+    columns: tuple[str, ...] = ()
 
     async def __call__(self, base_url: str, task: Task) -> None:
         # Files and no pipes: a child that it leaves behind would hold a pipe open.
@@ -102,7 +113,8 @@ class CommandAgent:
             given.write(_plain(task))
             given.seek(0)
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", "-c", _UNDER_US, str(os.getpid())),
+                *(sys.executable, "-I", "-S", _PARENT, str(os.getpid())),
+                *_MARKED,
                 *self.words,
                 stdin=given,
                 stdout=printed,
@@ -114,20 +126,32 @@ class CommandAgent:
             try:
                 code = await process.wait()
             finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+                await _end(process)
             if code:
                 printed.seek(max(0, printed.seek(0, os.SEEK_END) - _TAIL))
                 words = printed.read().decode("utf-8", "replace").strip()
                 raise AgentError(f"{self.words[0]} ended with code {code}: {words}")
 
 
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Have the agent's parent end it with all that it started, and wait until it has."""
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        async with asyncio.timeout(_END_S):
+            await process.wait()
+    except TimeoutError:  # stopped, or its processes cannot be killed
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
 def load_agent(config: AgentConfig, key: str) -> Agent:
     """The agent that `config.run` names. Raises ConjointError naming `key` if it cannot be."""
     if _FUNCTION.fullmatch(config.run):
         function = _function(config.run, key)
-        return FunctionAgent(function, config.deadline_s, config.concurrency)
+        return FunctionAgent(function, config.deadline_s, config.concurrency, tuple(config.columns))
     try:
         words = tuple(shlex.split(config.run))
     except ValueError as error:
@@ -137,7 +161,7 @@ def load_agent(config: AgentConfig, key: str) -> Agent:
             f"{key}.run={config.run!r} is neither module:function, path/to/file.py:function nor a "
             "command that can be found"
         )
-    return CommandAgent(words, config.deadline_s, config.concurrency)
+    return CommandAgent(words, config.deadline_s, config.concurrency, tuple(config.columns))
 
 
 def _function(spec: str, key: str) -> Callable[[str, Task], Awaitable[Any]]:
@@ -178,5 +202,5 @@ def _module(source: str) -> Any:
 
 
 def _plain(task: Task) -> bytes:
-    fields = {"id": task.id, "kind": task.kind, "messages": list(task.messages)}
-    return json.dumps(fields | {"meta": dict(task.meta)}, default=str).encode() + b"\n"
+    fields = {"id": task.id, "kind": task.kind, "messages": task.messages, "meta": task.meta}
+    return f"{to_json(sound(plain(fields)))}\n".encode()

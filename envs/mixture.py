@@ -269,7 +269,7 @@ def plain_task(task: Task) -> dict[str, Any]:
     }
     try:
         return json.loads(json.dumps(plain, allow_nan=False))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ConjointError(
             f"the {task.kind} task {task.id} holds a value that JSON cannot ({error}); give its "
             "reference and meta as plain values."

@@ -3,16 +3,17 @@
 The policy answers each `Task` `group_size` times. Each answer is recorded as a `Trajectory`. The K
 trajectories of one task form a `Group`, the unit of scoring and of advantages.
 
-Every other module may import this one. It imports the standard library only.
+Every other module but text.py may import this one. It imports the standard library only.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, NotRequired, Protocol, TypedDict
+
+from conjoint.envs.text import digest
 
 
 class ConjointError(Exception):
@@ -112,8 +113,7 @@ class Task:
             (Message(role="user", content=prompt),) if isinstance(prompt, str) else tuple(prompt)
         )
         content = json.dumps([kind, list(messages)], sort_keys=True, ensure_ascii=False)
-        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-        return Task(f"{kind}-{digest}", kind, messages, reference, dict(meta or {}))
+        return Task(f"{kind}-{digest(content)[:16]}", kind, messages, reference, dict(meta or {}))
 
     @property
     def prompt(self) -> str:
@@ -313,5 +313,4 @@ def derive_seed(*parts: object) -> int:
     Example: `derive_seed(run_seed, task.id, sample_index)`.
     """
     # The separator keeps ("a", "bc") apart from ("ab", "c").
-    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:4], "big") & 0x7FFFFFFF
+    return int(digest("\x1f".join(map(str, parts)))[:8], 16) & 0x7FFFFFFF

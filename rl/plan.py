@@ -1,5 +1,6 @@
 """The plan of a run: data, rubrics and rewards, read and checked before anything heavy loads."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from conjoint.envs.agent import Agent, load_agent
 from conjoint.envs.mixture import TaskSets
 from conjoint.envs.nano.sources import VERIFIABLE
-from conjoint.envs.types import CALIBRATION, ConjointError
+from conjoint.envs.types import CALIBRATION, ConjointError, Task
 from conjoint.rewards.budget import BudgetConfig
 from conjoint.rewards.registry import OwnRewards, load_own_rewards
 from conjoint.rewards.rubrics.find import Rubric, load_rubrics
@@ -86,7 +87,20 @@ def prepare(cfg: Config) -> Plan:
         for kind, task in cfg.kinds.items()
         if task.agent.run
     }
+    for kind in agents:
+        _check_columns(kind, cfg.kinds[kind].agent.columns, tasks.first[kind])
     return Plan(cfg, tasks, rubrics, own, _ptx_rows(cfg), model, agents)
+
+
+def _check_columns(kind: str, columns: Sequence[str], first: Task) -> None:
+    """Raises ConjointError for a column that the first row of the kind does not have."""
+    for name in columns:
+        if name not in first.meta:
+            there = ", ".join(sorted(first.meta)) or "none"
+            raise ConjointError(
+                f"tasks.{kind}.agent.columns names {name!r}, and the first row has no further "
+                f"column of that name; there are: {there}"
+            )
 
 
 def _ptx_rows(cfg: Config) -> list[tuple[str, Any]]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from conjoint.envs.text import sound
 from conjoint.envs.types import ConjointError, Message
 from conjoint.rollouts.chat import ChatAnswer
 
@@ -131,7 +132,7 @@ class EndpointPolicy:
                 async with asyncio.timeout(self.cfg.deadline_s):
                     return await self._answer(
                         model=self.cfg.model,
-                        messages=[dict(message) for message in messages],
+                        messages=sound(messages),
                         max_tokens=max_tokens,
                         temperature=temperature,
                         seed=seed,
@@ -184,7 +185,14 @@ def _read(reply: Any) -> ChatAnswer | str:
         tokens = int(usage.completion_tokens or 0) if usage else 0
         prompt_tokens = int(usage.prompt_tokens or 0) if usage else 0
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        return f"it has not the form of a chat completion: {str(reply)[:120]!r}"
+        return f"it has not the form of a chat completion: {_shown(reply)}"
     if text is not None and not isinstance(text, str):
         return f"its content is a {type(text).__name__}, not text"
-    return ChatAnswer(text or "", stop, tokens, prompt_tokens)
+    return ChatAnswer(sound(text or ""), stop, tokens, prompt_tokens)
+
+
+def _shown(reply: Any) -> str:
+    try:
+        return repr(str(reply)[:120])
+    except RecursionError:
+        return "it is nested too deeply"

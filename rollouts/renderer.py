@@ -1,12 +1,17 @@
-"""Messages <-> tokens, in one place. A turn is appended, model output is never rendered again."""
+"""Messages <-> tokens, in one place. A turn is appended, model output is never rendered again.
 
-import json
+Any text can be encoded: a lone surrogate becomes U+FFFD, and special tokens are those of the chat
+template alone (`special_tokens.py`).
+"""
+
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from conjoint.envs.text import from_json, sound
 from conjoint.envs.types import ConjointError, Message
+from conjoint.rollouts.special_tokens import SpecialTokens
 
 Tool = Mapping[str, Any]
 """As OpenAI's API has it: `{"type": "function", "function": {"name": ..., "parameters": ...}}`."""
@@ -31,6 +36,7 @@ class Renderer:
                 "use an instruct model or add chat_template.jinja to the folder"
             )
         self._tokenizer = tokenizer
+        self._special = SpecialTokens(tokenizer)
         self.stop_ids: tuple[int, ...] = (int(tokenizer.eos_token_id),)
         self.vocab_size = len(tokenizer)
 
@@ -93,8 +99,12 @@ class Renderer:
         return self._tokenizer.decode([token], skip_special_tokens=False)
 
     def encode(self, text: str) -> list[int]:
-        """Plain text without special tokens (PTX rows in `text` form)."""
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        """Plain text: no special token, whatever it holds (PTX rows in `text` form)."""
+        return self._special.encode(sound(text))
+
+    def encode_as_written(self, text: str) -> list[int]:
+        """Text whose author writes special tokens himself (prompts of /v1/completions)."""
+        return self._special.encode_as_written(sound(text))
 
     def dialogue(self, messages: Sequence[Message]) -> list[int]:
         """A complete dialogue, closed after its last message (PTX rows in `messages` form)."""
@@ -107,22 +117,24 @@ class Renderer:
         add_generation_prompt: bool,
         tools: Sequence[Tool] = (),
     ) -> list[int]:
-        from jinja2 import TemplateError
+        roles = [{"role": message["role"]} for message in messages]  # templates write with them
 
-        try:
-            out = self._tokenizer.apply_chat_template(
-                [_plain(message) for message in messages],
-                tools=[dict(tool) for tool in tools] or None,
+        def render(given: Any) -> str:
+            return self._tokenizer.apply_chat_template(
+                [role | said for role, said in zip(roles, given["messages"], strict=True)],
+                tools=given["tools"] or None,
                 add_generation_prompt=add_generation_prompt,
-                tokenize=True,
-                return_dict=False,
+                tokenize=False,
             )
-        except TemplateError as error:
+
+        given = {"messages": [_plain(message) for message in messages], "tools": list(tools)}
+        try:
+            return self._special.encode_rendered(render, sound(given))
+        except Exception as error:  # a template may do anything with what it is given
             raise ConjointError(
                 f"the chat template cannot render these messages: {error}; use roles and an order "
                 "that it knows"
             ) from error
-        return list(out)
 
 
 def _dummy(messages: Sequence[Message]) -> list[Message]:
@@ -143,8 +155,9 @@ def _dummy(messages: Sequence[Message]) -> list[Message]:
 
 
 def _plain(message: Message) -> dict[str, Any]:
-    """The message as chat templates expect it: arguments of tool calls are no text but values."""
-    plain: dict[str, Any] = dict(message)
+    """What a message says, as chat templates expect it: arguments of tool calls are no text but
+    values."""
+    plain: dict[str, Any] = {key: value for key, value in message.items() if key != "role"}
     if calls := message.get("tool_calls"):
         plain["tool_calls"] = [
             call
@@ -156,6 +169,6 @@ def _plain(message: Message) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
+        return from_json(text)
     except ValueError:
         return text

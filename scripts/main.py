@@ -7,12 +7,14 @@ ended it. Nothing heavy is imported before a verb runs, so that `--help` answers
 import importlib
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
 import typer
 
+from conjoint.envs.text import escaped
 from conjoint.envs.types import ConjointError, StopRun
 
 MISTAKE, STOPPED, INTERRUPTED = 2, 3, 130
@@ -171,6 +173,8 @@ def main_of(verb: str, argv: Sequence[str]) -> None:
 
 def _dispatch(verb: str, *args: Any, **options: Any) -> None:
     """Call the verb's `run` and exit with its code, or with that of the error it raised."""
+    if isinstance(sys.stdout, TextIOWrapper):  # rows and answers may hold what UTF-8 cannot
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _module_of(verb).run(*args, **options)
     except ConjointError as error:
@@ -191,7 +195,7 @@ def _module_of(verb: str) -> ModuleType:
 
 
 def _say(word: str, error: Exception, code: int) -> int:
-    print(f"{word}: {error}", file=sys.stderr)
+    print(f"{word}: {escaped(str(error))}", file=sys.stderr)
     return code
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from conjoint.envs.text import escaped
 from conjoint.envs.types import ConjointError
 
 
@@ -20,10 +21,9 @@ class Writer:
     def write(self, row: Mapping[str, Any]) -> None:
         """Raises ConjointError for a value that JSON cannot hold."""
         try:
-            text = json.dumps(row, ensure_ascii=False)
-            # A lone surrogate, which UTF-8 cannot hold, becomes its JSON escape.
-            self._file.write((text + "\n").encode("utf-8", "backslashreplace"))
-        except (TypeError, ValueError) as error:
+            text = escaped(json.dumps(row, ensure_ascii=False))
+            self._file.write(f"{text}\n".encode())
+        except (TypeError, ValueError, RecursionError) as error:
             raise ConjointError(
                 f"a row cannot be written as JSON ({error}); drop that column first"
             ) from error

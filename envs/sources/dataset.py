@@ -5,7 +5,6 @@ line and field. TRL: `prompt` (text or messages) and further columns. verl: `pro
 `reward_model.ground_truth`, `extra_info`. GSM8K: `question`, `answer` ending in `#### n`.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from conjoint.envs.sources.rows import json_type, open_rows
+from conjoint.envs.text import digest, sound
 from conjoint.envs.types import ConjointError, Message, Task
 
 Validate = Callable[[Any], None]
@@ -89,7 +89,7 @@ class RowSubset:
 
 def fingerprint(tasks: Sequence[Task]) -> str:
     """A hash of the tasks and their order: a resumed run must find the same rows."""
-    return hashlib.sha256("\n".join(task.id for task in tasks).encode()).hexdigest()[:16]
+    return digest("\n".join(task.id for task in tasks))[:16]
 
 
 # One row -> one task.
@@ -108,11 +108,9 @@ def _to_task(row: dict[str, Any], kind: str, suffix: str, validate: Validate | N
         raise _BadRow(f"field '{missing}' is {problem}; {_FORMS}")
     _check_reference(kind, reference, field, validate)
     _check_finite(row)
-    messages = _suffixed(prompt, suffix)
-    try:
-        return Task.make(kind, messages, reference, meta)
-    except UnicodeEncodeError as error:
-        raise _BadRow("the prompt holds an unpaired surrogate, which is not text") from error
+    if prompt != sound(prompt):
+        raise _BadRow("the prompt holds an unpaired surrogate, which is not text")
+    return Task.make(kind, _suffixed(prompt, suffix), reference, meta)
 
 
 def _trl(row: dict[str, Any]) -> tuple[list[Message], Any, str, dict[str, Any]]:

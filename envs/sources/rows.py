@@ -18,13 +18,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from conjoint.envs.text import MAX_LEVELS
 from conjoint.envs.types import ConjointError
 
 _ROWS = (".jsonl", ".parquet")
 _PUBLISHED = (*_ROWS, ".json", ".jsonl.gz", ".json.gz")
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
-_MAX_LEVELS = 100
-"""A row that is nested deeper is refused: code that walks a row would run out of stack."""
 _AS_TEXT = (decimal.Decimal, datetime.timedelta, uuid.UUID)
 
 
@@ -109,8 +108,8 @@ def _plain(value: Any, field: str, level: int) -> Any:
     """The value as JSON knows it. Raises ValueError naming the field."""
     if value is None or isinstance(value, str | int | float):
         return value
-    if level > _MAX_LEVELS:
-        raise ValueError(f"nested more than {_MAX_LEVELS} levels deep; flatten it")
+    if level > MAX_LEVELS:
+        raise ValueError(f"nested more than {MAX_LEVELS} levels deep; flatten it")
     if isinstance(value, dict):
         dot = f"{field}." if field else ""
         return {k: _plain(item, f"{dot}{k}", level + 1) for k, item in value.items()}

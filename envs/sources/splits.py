@@ -4,11 +4,11 @@ A task belongs to exactly one split: the bucket of the hash of its content. A so
 its own buckets, so SFT, PTX, RL and held-out tasks are disjoint whatever their seeds.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
+from conjoint.envs.text import digest
 from conjoint.envs.types import ConjointError, Message, Task, derive_seed
 
 SPLITS: dict[str, range] = {
@@ -25,8 +25,7 @@ _PATIENCE = 500
 
 def split_of(kind: str, content: str) -> str:
     """The split that owns a content; wording and seed do not matter, only (kind, content)."""
-    digest = hashlib.sha256(f"{kind}\x1f{content}".encode()).digest()
-    bucket = int.from_bytes(digest[:4], "big") % 20
+    bucket = int(digest(f"{kind}\x1f{content}")[:8], 16) % 20
     return next(name for name, buckets in SPLITS.items() if bucket in buckets)
 
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from conjoint.envs.marks import DRIVER_MARK
 from conjoint.envs.types import StopRun
-from conjoint.rollouts.engine.belongings import DRIVER_MARK, Belongings, marked_children
+from conjoint.rollouts.engine.belongings import Belongings, marked_children
 
 if TYPE_CHECKING:
     from conjoint.rl.cluster.config import ClusterConfig

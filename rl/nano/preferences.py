@@ -162,7 +162,8 @@ def preference_of(row: Mapping[str, Any]) -> tuple[Task, str, str]:
     prompt = _prompt(row.get("prompt"), head)
     if is_blank(prompt[-1]["content"]):
         raise ValueError("the prompt is blank")
-    (better + worse).encode()  # raises for half a character
+    for text in (*(message["content"] for message in prompt), better, worse):
+        text.encode()  # raises for half a character
     if prompt[-1]["role"] != "user":
         raise ValueError(f"the prompt ends with a message of role {prompt[-1]['role']!r}, not user")
     meta = {TASK_KEY: row[TASK_KEY]} if row.get(TASK_KEY) is not None else {}

@@ -33,6 +33,7 @@ from conjoint.rl.nano.preferences import (
     both_orders,
     read_preferences,
 )
+from conjoint.rollouts.renderer import Renderer
 
 Row = dict[str, list[int]]
 
@@ -169,17 +170,12 @@ def _demonstrations(cfg: SftConfig, kind: str, count: int) -> list[Conversation]
 
 def tokenize(tokenizer: Any, conversations: Sequence[Conversation]) -> list[Row]:
     """`input_ids` and `labels` of each conversation; labels are -100 but on the last answer."""
-    prompts = [
-        tokenizer.apply_chat_template(c[:-1], tokenize=False, add_generation_prompt=True)
-        for c in conversations
-    ]
-    answers = [c[-1]["content"] + tokenizer.eos_token for c in conversations]
-    prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    answer_ids = tokenizer(answers, add_special_tokens=False)["input_ids"]
-    return [
-        {"input_ids": p + a, "labels": [-100] * len(p) + a}
-        for p, a in zip(prompt_ids, answer_ids, strict=True)
-    ]
+    renderer, rows = Renderer(tokenizer), []
+    for conversation in conversations:
+        prompt = renderer.prompt(conversation[:-1])
+        answer = [*renderer.encode(conversation[-1]["content"]), renderer.stop_ids[0]]
+        rows.append({"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer})
+    return rows
 
 
 def fitting(

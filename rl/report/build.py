@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from conjoint.envs.text import page_text
 from conjoint.rl.report.charts import LEFT, RIGHT, WIDTH, change_bar, interval_words
 from conjoint.rl.report.load import RunData, eval_fingerprint, load_run, read_summary
 from conjoint.rl.report.panels import TIME_COLORS, curve_panels
@@ -36,7 +37,10 @@ def build_report(run: Path) -> Path:
     data = load_run(run)
     colors = {kind: i % COLORS for i, kind in enumerate(data.kinds)}
     environment = Environment(
-        loader=PackageLoader("conjoint.rl.report", "."), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader("conjoint.rl.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=page_text,
     )
     environment.filters["number"] = number
     page = environment.get_template("report.html").render(

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from conjoint.envs.text import to_json
 from conjoint.rl.report.load import RunData, load_run, sort_kinds, task_scores
 from conjoint.rl.run.console import PHASES
-from conjoint.rl.run.folder import RunFolder, to_json, write_atomically
+from conjoint.rl.run.folder import RunFolder, write_atomically
 from conjoint.rl.stats.calibration import calibration_change, from_rows, stated_pairs
 from conjoint.rl.stats.intervals import Interval, mean_interval, paired_difference
 

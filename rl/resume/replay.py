@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from conjoint.envs.text import to_json
 from conjoint.envs.types import ConjointError
 from conjoint.rl.config.tree import Config
 from conjoint.rl.learner.batch import Batch, MicroBatch, Update
 from conjoint.rl.models.resolve import check_model_folder
 from conjoint.rl.nano.start_policy import check_model
 from conjoint.rl.resume.resume import with_changes
-from conjoint.rl.run.folder import to_json, whole_folder
+from conjoint.rl.run.folder import whole_folder
 from conjoint.rl.run.versions import collect_versions
 
 if TYPE_CHECKING:

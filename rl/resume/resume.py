@@ -6,7 +6,6 @@ resume=RUN_DIR num_steps=60 eval.every=10    keys that do not touch what is trai
 resume=RUN_DIR optim.lr=1e-5 resume_allow=[optim.lr]      any other key, by name
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,11 +14,12 @@ from typing import Any
 
 import yaml
 
+from conjoint.envs.text import to_json
 from conjoint.envs.types import ConjointError
 from conjoint.rl.config.compose import compose, config_groups, from_dict
 from conjoint.rl.config.tree import Config
 from conjoint.rl.run.checkpoint import Checkpoint, read_checkpoint
-from conjoint.rl.run.folder import RunFolder, to_json
+from conjoint.rl.run.folder import RunFolder
 
 FREE_KEYS = (
     "num_steps",
@@ -166,4 +166,4 @@ def _flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _word(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return to_json(value)

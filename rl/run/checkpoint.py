@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conjoint.envs.text import escaped
 from conjoint.envs.types import ConjointError
 from conjoint.rl.run.folder import whole_folder
 
@@ -107,7 +108,7 @@ async def save_checkpoint(
         await learner.save(partial.resolve())
         if judge is not None:
             judge.save(partial)
-        text = json.dumps({"format": FORMAT, **state}, ensure_ascii=False)
+        text = escaped(json.dumps({"format": FORMAT, **state}, ensure_ascii=False))
         (partial / "state.json").write_text(text, encoding="utf-8")
         hashes = {str(p.relative_to(partial)): _sha256(p) for p in _files(partial)}
         # Last: a folder with a manifest is complete.

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from conjoint.envs.text import escaped
+
 PHASES = ("generate", "score", "train", "sync", "other")
 """Where the time of a step goes, in the order of the loop."""
 
@@ -80,9 +82,9 @@ class RunConsole:
 
     def header(self, title: str, lines: Sequence[str]) -> None:
         """The run's name and its setting in words."""
-        self._console.print(Text(title, style="bold"))
+        self._console.print(_text(title, style="bold"))
         for line in lines:
-            self._console.print(Text(f"  {line}"), soft_wrap=True)
+            self._console.print(_text(f"  {line}"), soft_wrap=True)
 
     def phase(self, name: str) -> None:
         """Shown in the status line of a terminal; hand it to `Stopwatch(on_phase=...)`."""
@@ -91,7 +93,7 @@ class RunConsole:
         if self._status is None:
             self._status = self._console.status("", spinner="dots")
             self._status.start()
-        self._status.update(Text(f"{name} {self._step_words}", style="dim"))
+        self._status.update(_text(f"{name} {self._step_words}", style="dim"))
 
     def step(self, step: int, metrics: Mapping[str, float], notes: Sequence[str] = ()) -> None:
         """One row for the step just done (`step` counts from 1); `notes` follow it, one a line."""
@@ -104,12 +106,12 @@ class RunConsole:
             self._print_row(cells)
         else:
             line = " | ".join(f"{title} {value}" for title, value in cells)
-            self._console.print(Text(line), soft_wrap=True)
+            self._console.print(_text(line), soft_wrap=True)
         for note in notes:
-            self._console.print(Text(f"    {note}", style="yellow"), soft_wrap=True)
+            self._console.print(_text(f"    {note}", style="yellow"), soft_wrap=True)
 
     def message(self, text: str) -> None:
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(_text(text), soft_wrap=True)
 
     def finish(self) -> None:
         """Removes the status line; safe to call twice."""
@@ -127,13 +129,18 @@ class RunConsole:
             cells = [*cells[:-2], cells[-1]]
         titles = "  ".join(title.rjust(self._widths[title]) for title, _ in cells)
         if self._titles != titles:
-            self._console.print(Text(titles, style="bold dim"), soft_wrap=True)
+            self._console.print(_text(titles, style="bold dim"), soft_wrap=True)
             self._titles = titles
         row = "  ".join(value.rjust(self._widths[title]) for title, value in cells)
-        self._console.print(Text(row), soft_wrap=True)
+        self._console.print(_text(row), soft_wrap=True)
         if below:
             words = " | ".join(f"{title} {value}" for title, value in below)
-            self._console.print(Text(f"    {words}", style="dim"), soft_wrap=True)
+            self._console.print(_text(f"    {words}", style="dim"), soft_wrap=True)
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Names, notes and servers' words must not steer the terminal."""
+    return Text(escaped(text), style=style)
 
 
 def step_cells(metrics: Mapping[str, float]) -> list[tuple[str, str]]:

@@ -9,19 +9,18 @@ outdates is moved into `set-aside/`.
 """
 
 import json
-import math
 import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from conjoint.envs.text import escaped, plain, to_json
 from conjoint.envs.types import ConjointError, Group, Trajectory
 from conjoint.rl.run.versions import collect_versions
 
@@ -87,8 +86,8 @@ class RunFolder:
 
     def write_config(self, config: Mapping[str, Any], words: Sequence[str] = ()) -> None:
         """The resolved config; `words` (the batch arithmetic in words) open it as comments."""
-        head = "".join(f"# {line}\n" for text in words for line in text.splitlines())
-        body = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True, width=100)
+        head = "".join(f"# {escaped(line)}\n" for text in words for line in text.splitlines())
+        body = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True, width=100)
         write_atomically(self.config, head + body)
 
     def write_versions(self, **more: Any) -> None:
@@ -138,16 +137,14 @@ class RunFolder:
         return aside
 
 
-def to_json(value: Any, indent: int | None = None) -> str:
-    """Strict JSON: floats round-trip exactly, non-finite ones become null (JSON has none)."""
-    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=indent)
-
-
 def write_atomically(path: Path, text: str) -> None:
-    """Write and rename, so a reader finds the old file or the new one, never half of one."""
+    """Write and rename, so a reader finds the old file or the new one, never half of one.
+
+    A lone surrogate, which UTF-8 cannot hold, is written as its escape.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     temporary.replace(path)
 
 
@@ -287,18 +284,3 @@ def _trajectory_row(group: Group, k: int, t: Trajectory) -> dict[str, Any]:
         "behavior_logprobs": t.behavior_logprobs,
         "versions": t.versions,
     }
-
-
-def _plain(value: Any) -> Any:
-    """Only what JSON and YAML know: mappings, lists, strings, finite numbers, booleans, None."""
-    if isinstance(value, Enum):
-        return _plain(value.value)
-    if value is None or isinstance(value, bool | str | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence | set | frozenset):
-        return [_plain(item) for item in value]
-    return _plain(value.item()) if hasattr(value, "item") else str(value)

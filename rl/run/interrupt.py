@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import psutil
 
-from conjoint.rollouts.engine.belongings import DRIVER_MARK, Belongings
+from conjoint.envs.marks import DRIVER_MARK
+from conjoint.rollouts.engine.belongings import Belongings
 
 T = TypeVar("T")
 

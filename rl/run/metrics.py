@@ -16,9 +16,10 @@ from statistics import fmean, pstdev
 from typing import Any, Protocol
 from urllib.parse import urlparse
 
+from conjoint.envs.text import escaped, to_json
 from conjoint.envs.types import ConjointError, Group, Status, Trajectory
 from conjoint.rewards.lengths import percentile
-from conjoint.rl.run.folder import RunFolder, to_json
+from conjoint.rl.run.folder import RunFolder
 from conjoint.rl.stats.calibration import confidence_metrics
 
 LOG = logging.getLogger("conjoint")
@@ -76,7 +77,7 @@ class WandbTracker:
         self._teardown = wandb.teardown
         self._run: Any = wandb.init(
             project=project,
-            name=run.path.name,
+            name=escaped(run.path.name),
             id=_wandb_id(run.wandb / "run-id"),
             resume="allow",
             mode=wandb_mode(),  # pyright: ignore[reportArgumentType]  # wandb checks it
@@ -85,15 +86,19 @@ class WandbTracker:
         )
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._run.log(dict(metrics), step=step)
+        self._run.log(_shown(metrics), step=step)
 
     def summarise(self, outcome: Mapping[str, float]) -> None:
-        self._run.summary.update(dict(outcome))
+        self._run.summary.update(_shown(outcome))
 
     def finish(self) -> None:
         """Ends the run and wandb's own process."""
         self._run.finish()
         self._teardown()
+
+
+def _shown(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {escaped(name): value for name, value in metrics.items()}
 
 
 class Trackers:

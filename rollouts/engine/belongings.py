@@ -17,22 +17,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from uuid import uuid4
 
+from conjoint.envs.marks import DRIVER_MARK, KEY, mark_environment
 from conjoint.rollouts.weights.buffer import remove_buffers
 
-_KEY = "CONJOINT_OWNER"
-DRIVER_MARK = uuid4().hex
-"""Mark of this process. Each process that it starts with a mark carries this or an extension."""
 _SEGMENTS = ("psm_", "sem.mp-", "torch_", "nccl-")
 """How Python, torch and NCCL begin the names of their segments; other names may be shared with
 processes that live on (Ray's object store, our buffer of weights)."""
-
-
-def mark_environment(mark: str = DRIVER_MARK) -> dict[str, str]:
-    """Variables that mark a process and all that it starts."""
-    # A process that sets its title writes over its environment unless the second is there.
-    return {_KEY: mark, "SPT_NOENV": "1"}
 
 
 def marked(mark: str) -> list[int]:
@@ -46,7 +37,7 @@ def _carries(pid: int, mark: str) -> bool:
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:  # it has ended, or it is another user's
         return False
-    whole = f"{_KEY}={mark}".encode()
+    whole = f"{KEY}={mark}".encode()
     return any(v == whole or v.startswith(whole + b"-") for v in variables)
 
 

@@ -14,11 +14,12 @@ import ray
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from conjoint.envs.marks import DRIVER_MARK, mark_environment
 from conjoint.envs.types import Completion, StopRun, derive_seed
 from conjoint.rollouts.engine.actor import ACTORS
 from conjoint.rollouts.engine.admission import Admission
 from conjoint.rollouts.engine.base import RolloutConfig
-from conjoint.rollouts.engine.belongings import DRIVER_MARK, Belongings, mark_environment
+from conjoint.rollouts.engine.belongings import Belongings
 from conjoint.rollouts.engine.vllm_worker import SampleRequest, SampleResult, engine_environment
 from conjoint.rollouts.engine.worker_set import EngineWorker, WorkerDied, WorkerSet
 from conjoint.rollouts.weights.manifest import Sent

@@ -5,11 +5,11 @@ goes on from one of these places gets a branch that begins with the tokens recor
 that goes on from none begins anew.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from conjoint.envs.text import from_json
 from conjoint.envs.types import Completion, Message, Trajectory
 
 
@@ -163,6 +163,6 @@ def _said(message: Message) -> Any:
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return from_json(text)
+    except ValueError:
         return text

@@ -58,13 +58,13 @@ async def play_agent(
 ) -> Trajectory:
     """Play one episode. The trajectory ends COMPLETED, or TRUNCATED when budget, context or turns
     ran out before the agent ended; whatever breaks the agent or the engine is raised, for the
-    caller to mask. The agent never sees the task's reference."""
+    caller to mask. The agent sees of the task its id, kind, messages and `agent.columns`."""
     clock = _Clock(agent.deadline_s)
     with gateway.open(limits, seed, session, pace, clock.standing) as (url, opened):
         problem: Exception | None = None
         try:
             async with asyncio.timeout(agent.deadline_s) as clock.timeout:
-                await _until_failed(agent, url, replace(task, reference=None), opened)
+                await _until_failed(agent, url, _shown(agent, task), opened)
         except TimeoutError:
             problem = AgentError(
                 f"the agent of {task.kind} took more than its {agent.deadline_s:g} s"
@@ -82,6 +82,12 @@ async def play_agent(
         if not opened.asked:
             raise AgentError(f"the agent of {task.kind} ended without asking the policy anything")
         return trajectory
+
+
+def _shown(agent: Agent, task: Task) -> Task:
+    """The task without its reference and without columns that are not the agent's."""
+    meta = {name: task.meta[name] for name in agent.columns if name in task.meta}
+    return replace(task, reference=None, meta=meta)
 
 
 async def _until_failed(agent: Agent, url: str, task: Task, session: Session) -> None:

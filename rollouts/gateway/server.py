@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from conjoint.envs.text import MAX_LEVELS, from_json, sound
 from conjoint.envs.types import Sampler
 from conjoint.rollouts.episode import EpisodeLimits, Pace, unpaced
 from conjoint.rollouts.gateway.answers import chat_body, chat_chunks, text_body, text_chunks
@@ -132,10 +133,11 @@ def _card() -> dict[str, Any]:
 
 
 async def _json(request: web.Request) -> Any:
+    """The body, without text that a tokenizer or a client could not take. Raises Refusal."""
     try:
-        return json.loads(await request.read())
-    except (ValueError, RecursionError):
-        raise Refusal("the body is not JSON") from None
+        return sound(from_json(await request.read()))
+    except ValueError:
+        raise Refusal(f"the body is not JSON of at most {MAX_LEVELS} levels") from None
 
 
 def _headers(ask: Ask) -> dict[str, str]:

@@ -127,7 +127,7 @@ class Session:
             if isinstance(prompt, str):
                 place = self._branches.for_text(prompt)
                 text = prompt[place.turn.chars if place else 0 :]
-                context = self._renderer.encode(text)
+                context = self._renderer.encode_as_written(text)
             else:
                 place = self._branches.for_tokens(prompt)
                 context = prompt[place.turn.tokens if place else 0 :]

@@ -7,12 +7,12 @@ mistral (Mistral)                 `[TOOL_CALLS][{"name": N, "arguments": {...}},
 llama (Llama 3.1 to 3.3)          the whole answer is `{"name": N, "parameters": {...}}`
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from conjoint.envs.text import from_json, sound, to_json
 from conjoint.envs.types import Message, ToolCall
 
 _Found = tuple[str, list[tuple[str, str]]]
@@ -34,7 +34,7 @@ def _hermes(text: str) -> _Found:
     rest = re.sub(r"<tool_call>.*?</tool_call>", "", text, flags=re.DOTALL)
     if "<tool_call>" in rest or "</tool_call>" in rest:
         raise ValueError("a call that is not closed")
-    return rest, [_call(json.loads(body)) for body in bodies]
+    return rest, [_call(from_json(body)) for body in bodies]
 
 
 def _kimi(text: str) -> _Found:
@@ -45,7 +45,7 @@ def _kimi(text: str) -> _Found:
         name = re.fullmatch(r"\s*(?:functions\.)?([\w.-]+):\d+\s*", written)
         if name is None:
             raise ValueError(f"{written!r} is not functions.NAME:COUNTER")
-        calls.append(_call({"name": name[1], "arguments": json.loads(arguments)}))
+        calls.append(_call({"name": name[1], "arguments": from_json(arguments)}))
     rest = re.sub(pattern, "", text, flags=re.DOTALL)
     rest = re.sub(r"<\|tool_calls_section_(?:begin|end)\|>", "", rest)
     if any(mark in rest for mark in (begin, between, end)):
@@ -57,7 +57,7 @@ def _mistral(text: str) -> _Found:
     rest, mark, body = text.partition("[TOOL_CALLS]")
     if not mark:
         return text, []
-    calls = json.loads(body)
+    calls = from_json(body)
     if not isinstance(calls, list):
         raise ValueError("no list of calls")
     return rest, [_call(call) for call in calls]
@@ -67,7 +67,7 @@ def _llama(text: str) -> _Found:
     body = text.removeprefix("<|python_tag|>").strip()
     if not body.startswith("{"):
         return text, []
-    return "", [_call(json.loads(body), key="parameters")]
+    return "", [_call(from_json(body), key="parameters")]
 
 
 def _call(value: Any, key: str = "arguments") -> tuple[str, str]:
@@ -76,7 +76,7 @@ def _call(value: Any, key: str = "arguments") -> tuple[str, str]:
     name = value.get("name")
     if not isinstance(name, str) or not name:
         raise ValueError("a call without name")
-    return name, json.dumps(value[key], ensure_ascii=False)
+    return sound(name), to_json(sound(value[key]))
 
 
 FORMS = (
@@ -100,7 +100,7 @@ def read_calls(form: Form, text: str, before: Sequence[Message]) -> tuple[str, l
     """
     try:
         rest, found = form.read(text)
-    except (ValueError, RecursionError):
+    except ValueError:
         return text, []
     counter = sum(len(message.get("tool_calls", ())) for message in before)
     calls = [

@@ -12,9 +12,10 @@ from typing import Any
 
 import yaml
 
+from conjoint.envs.text import to_json
 from conjoint.envs.types import ConjointError, Group, Outcome, Status, Trajectory
 from conjoint.rl.run.console import duration
-from conjoint.rl.run.folder import to_json, write_atomically, write_jsonl
+from conjoint.rl.run.folder import write_atomically, write_jsonl
 from conjoint.rl.run.versions import collect_versions
 from conjoint.rl.stats.calibration import Calibration, calibration_words, from_rows, stated_fields
 from conjoint.rl.stats.intervals import Interval, clustered_interval, mean_of_intervals, pass_at_k

@@ -22,12 +22,13 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from conjoint.envs.marks import DRIVER_MARK
 from conjoint.envs.types import StopRun
 from conjoint.rl.run.checkpoint import read_checkpoint
 from conjoint.rl.run.folder import read_jsonl
 from conjoint.rl.weight_sync import PausedSync, WeightSyncConfig
 from conjoint.rollouts.engine.base import RolloutConfig
-from conjoint.rollouts.engine.belongings import DRIVER_MARK, marked
+from conjoint.rollouts.engine.belongings import marked
 from conjoint.rollouts.engine.worker_set import EngineWorker
 from conjoint.rollouts.weights.buffer import buffer_path
 from conjoint.rollouts.weights.shm_sender import SharedMemorySender

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from conjoint.envs.text import page_text
 from conjoint.rewards.text.quoting import printable
 from conjoint.rl.run.folder import write_atomically
 from conjoint.rl.stats.intervals import Interval
@@ -64,10 +65,9 @@ class Page:
             loader=PackageLoader("conjoint.scripts.rubric.shared", "."),
             autoescape=True,
             undefined=StrictUndefined,
+            finalize=page_text,
         )
-        text = environment.get_template("page.html").render(page=self)
-        # A lone surrogate, which a policy may write, is no UTF-8.
-        write_atomically(path, text.encode("utf-8", "replace").decode())
+        write_atomically(path, environment.get_template("page.html").render(page=self))
 
 
 def _show(table: Table, console: Console) -> None:

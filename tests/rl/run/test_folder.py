@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import yaml
 
+from conjoint.envs.text import to_json
 from conjoint.envs.types import Completion, ConjointError, Group, Score, Status, Task, Trajectory
 from conjoint.rl.report.load import load_run
-from conjoint.rl.run.folder import RunFolder, read_jsonl, to_json, write_jsonl
+from conjoint.rl.run.folder import RunFolder, read_jsonl, write_jsonl
 from conjoint.rl.run.metrics import JsonlTracker
 from conjoint.rl.run.versions import collect_versions
 

@@ -10,14 +10,9 @@ from uuid import uuid4
 
 import pytest
 
+from conjoint.envs.marks import DRIVER_MARK, mark_environment
 from conjoint.rl.run.interrupt import kill_all
-from conjoint.rollouts.engine.belongings import (
-    DRIVER_MARK,
-    Belongings,
-    mark_environment,
-    marked,
-    segments,
-)
+from conjoint.rollouts.engine.belongings import Belongings, marked, segments
 from conjoint.rollouts.weights.buffer import remove_buffers
 
 pytestmark = pytest.mark.timeout(120)
@@ -94,7 +89,8 @@ def test_what_a_driver_leaves_is_removed_when_it_is_killed(tmp_path: Path):
     (tmp_path / "driver.py").write_text(f"""
 import os, subprocess, sys, time
 from conjoint.rl.run.interrupt import kill_all
-from conjoint.rollouts.engine.belongings import DRIVER_MARK, marked_children
+from conjoint.envs.marks import DRIVER_MARK
+from conjoint.rollouts.engine.belongings import marked_children
 from conjoint.rollouts.weights.buffer import SharedBuffer, buffer_path
 with marked_children():
     holder = subprocess.Popen([sys.executable, {str(tmp_path / "holder.py")!r}, "with a child"],

@@ -13,10 +13,11 @@ from uuid import uuid4
 import psutil
 import pytest
 
+from conjoint.envs.marks import mark_environment
 from conjoint.envs.types import StopRun
 from conjoint.rollouts.engine.admission import Load
 from conjoint.rollouts.engine.base import RolloutConfig
-from conjoint.rollouts.engine.belongings import Belongings, mark_environment
+from conjoint.rollouts.engine.belongings import Belongings
 from conjoint.rollouts.engine.driver import VllmEngine
 from conjoint.rollouts.engine.vllm_worker import Sampled, SampleResult
 from conjoint.rollouts.engine.worker_set import EngineWorker, WorkerSet

@@ -2,6 +2,7 @@
 engine was given and drew is the trajectory, and nothing else is."""
 
 import asyncio
+import json
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from conjoint.envs.agent import Agent, CommandAgent, FunctionAgent
 from conjoint.envs.base import SingleTurn
+from conjoint.envs.sources.dataset import DatasetSource
 from conjoint.envs.types import Status, Task, Trajectory
 from conjoint.rollouts.collector import Collector
 from conjoint.rollouts.episode import EpisodeLimits
@@ -92,6 +94,55 @@ async def test_the_reference_stays_with_the_verifiers():
     script = "import sys; from tests.agents import main; assert '43' not in sys.stdin.read()"
     with pytest.raises(Exception, match="ended without asking"):
         await episode(CommandAgent((sys.executable, "-c", script)), Scripted("hello"))
+
+
+ROWS = {
+    "verl": {
+        "prompt": [{"role": "user", "content": "3 apples and 4 pears?"}],
+        "reward_model": {"ground_truth": "43"},
+        "extra_info": {"answer": "40+3\n#### 43", "index": 0, "level": "easy"},
+    },
+    "trl": {"prompt": "3 and 4?", "reference": "43", "answer": "40+3=43", "level": "easy"},
+    "gsm8k": {"question": "3 and 4?", "answer": "40+3\n#### 43", "full": "43", "level": "easy"},
+}
+R06 = Path(__file__).parents[4] / "shared" / "data" / "reports" / "R06-verl-extra-info.jsonl"
+SAVES = """
+import json, sys
+from openai import OpenAI
+given = sys.stdin.read()
+open({file!r}, "w").write(given)
+OpenAI().chat.completions.create(model="m", messages=json.loads(given)["messages"])
+"""
+
+
+@pytest.mark.parametrize("form", [*ROWS, "R06"])
+async def test_only_columns_that_are_named_for_it_reach_an_agent(form: str, tmp_path: Path):
+    path, answer, columns = tmp_path / "rows.jsonl", "43", ("level",)
+    if form == "R06":
+        if not R06.is_file():
+            pytest.skip(f"there is no {R06}")
+        path.write_bytes(R06.read_bytes())
+        answer, columns = "7", ("split",)
+    else:
+        path.write_text(json.dumps(ROWS[form]))
+    task = DatasetSource(path, "math").task(0)
+    assert answer in str(task.reference) and answer in str(task.meta)
+    seen: list[Task] = []
+
+    async def agent(base_url: str, task: Task) -> None:
+        seen.append(task)
+        await play(base_url, task)
+
+    engine, given = Scripted("hello"), tmp_path / "given"
+    await episode(FunctionAgent(agent), engine, task)
+    await episode(FunctionAgent(agent, columns=columns), engine, task)
+    assert seen[0].meta == {} and seen[0].reference is None
+    assert seen[1].meta == {columns[0]: task.meta[columns[0]]}
+    script = SAVES.format(file=str(given))
+    await episode(CommandAgent((sys.executable, "-c", script)), engine, task)
+    prompts = [engine.text_of(i) for i in range(len(engine.asked))]
+    for text in (str(seen), given.read_text(), *prompts):
+        assert answer not in text.replace(task.id, "")
 
 
 async def test_the_collector_lets_agents_play_their_kind_and_no_other():

@@ -60,6 +60,37 @@ async def test_a_child_that_outlives_its_command_does_not_hold_the_episode_up(tm
     assert gone(int(pid.read_text()))
 
 
+ESCAPES = {
+    "a session of its own": "setsid sh child &",
+    "a second fork": "(setsid sh -c 'sh child & wait' &);",
+    "another environment": "env -i setsid sh child &",
+    "deaf": "setsid sh -c 'trap \"\" TERM HUP INT; sh child' &",
+}
+
+
+@pytest.mark.parametrize("how", ESCAPES)
+async def test_no_child_outlives_the_episode_or_a_run_that_is_killed(tmp_path: Path, how: str):
+    pids = tmp_path / "pids"
+    (tmp_path / "child").write_text(f"echo $$ $PPID >> {pids}\nsleep 300\n")
+    command = f"cd {tmp_path}; {ESCAPES[how]} while ! test -s {pids}; do sleep 0.05; done"
+    with pytest.raises(AgentError, match="ended without asking"):
+        await episode(shell(command), Scripted("x"))
+    assert all(gone(int(pid)) for pid in pids.read_text().split())
+    pids.unlink()
+    driver = (
+        "import asyncio; from conjoint.envs.agent import CommandAgent; "
+        "from conjoint.envs.types import Task; "
+        f"agent = CommandAgent(('sh', '-c', {command + '; sleep 300'!r})); "
+        "asyncio.run(agent('http://127.0.0.1:1/v1', Task.make('travel', 'x')))"
+    )
+    run = await asyncio.create_subprocess_exec(sys.executable, "-c", driver)
+    while not (pids.exists() and pids.read_text().strip()):
+        await asyncio.sleep(0.02)
+    run.kill()
+    await run.wait()
+    assert all(gone(int(pid)) for pid in pids.read_text().split())
+
+
 async def test_a_command_that_fails_says_its_last_words():
     with pytest.raises(AgentError, match=r"(?s)sh ended with code 3: .*no such hotel$"):
         await episode(shell("yes | head -c 100000; echo no such hotel; exit 3"), Scripted("x"))

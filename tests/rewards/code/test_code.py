@@ -9,11 +9,11 @@ import pytest
 
 from conjoint.envs.types import Group, Outcome, Score, Task, Trajectory
 from conjoint.rewards.base import RewardContext
+from conjoint.rewards.code.extract import extract_programs
 from conjoint.rewards.code.output import OutputCheck
 from conjoint.rewards.code.reward import (
     CodeReward,
     CodeRewardConfig,
-    extract_program,
     same_output,
     validate_reference,
 )
@@ -300,9 +300,13 @@ def test_nothing_expected_is_ever_given_to_the_program() -> None:
         assert secret not in repr(sandbox.programs)
 
 
-def test_a_right_answer_counts_even_if_the_process_then_breaks() -> None:
+def test_what_does_not_end_after_its_last_answer_is_not_paid() -> None:
     answered = tuple(Answer(wire=case["expected"]) for case in _CASES)
-    assert _check(FakeSandbox(Result(Ended.ERROR, "", answers=answered)), _DOUBLE).value == 1.0
+    assert _check(FakeSandbox(Result(Ended.FINISHED, "", answers=answered)), _DOUBLE).value == 1.0
+    for ended in (Ended.TIMEOUT, Ended.ERROR):
+        score = _check(FakeSandbox(Result(ended, "ran longer than 1 s", answers=answered)), _DOUBLE)
+        assert (score.value, score.outcome) == (0.0, ended)
+        assert score.reasons[0].endswith("answered, and then ran longer than 1 s")
     short = FakeSandbox(Result(Ended.FINISHED, "", answers=answered[:2]))
     assert _check(short, _DOUBLE).value == 0.0
 
@@ -349,11 +353,11 @@ def test_a_huge_program_is_refused_without_a_run() -> None:
     ],
 )
 def test_the_last_fenced_block_is_the_program(response: str, program: str) -> None:
-    assert extract_program(response) == program
+    assert extract_programs(response, "python", {})[0] == program
 
 
 def test_extraction_is_linear() -> None:
-    assert extract_program("`" * 300_000 + "\n```\n" * 50_000) is not None
+    assert extract_programs("`" * 300_000 + "\n```\n" * 50_000, "python", _STDIO)
 
 
 _EXACT, _TOKENS, _FLOATS = OutputCheck(), OutputCheck("tokens"), OutputCheck("floats", 1e-6)
@@ -474,7 +478,7 @@ def test_a_bad_reference_is_named(reference: Any, words: str) -> None:
 def test_good_references_load() -> None:
     for tests in (_DOUBLE, _STDIO, *(_STDIO | {"checker": c} for c in _CHECKERS)):
         validate_reference({"language": "python", "tests": tests})
-    for code in ("assert f(1) == 2", "def check(candidate):\n    assert candidate(1)", "check(f)"):
+    for code in ("assert f(1) == 2", "def check(candidate):\n    assert candidate(1)"):
         validate_reference(_asserts(code))
     validate_reference(_asserts("assert check(153) == True", entry="check"))
     assert codec.encode([c["args"] for c in _CASES])

@@ -128,8 +128,11 @@ def _validate_code(code: Any, entry: str) -> None:
     if check and not (check.args.posonlyargs or check.args.args or check.args.vararg):
         raise ValueError(f"{where}: check() takes no argument; it is given '{entry}'")
     *owner, name = re.split(r"(?:\(\))?\.", entry)
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(found) | ast.Attribute(attr=found) | ast.alias(name=found):
+                names.add(found)
     if not check and name not in names:
         raise ValueError(f"{where} neither names '{entry}' nor defines check(candidate)")
     if outline.defined.keys() & {name, *owner}:

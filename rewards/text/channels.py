@@ -1,10 +1,6 @@
 """The part of a response that is the answer, where a model writes its thinking beside it."""
 
-import re
-
-_HEADER = re.compile(
-    r"<\|channel\|>[ \t]*([a-z]*)[^<\n]{0,200}(?:<\|constrain\|>[^<\n]{0,200})?<\|message\|>"
-)
+_CHANNEL, _MESSAGE = "<|channel|>", "<|message|>"
 _ENDS = ("<|end|>", "<|return|>", "<|call|>", "<|start|>")
 
 
@@ -15,13 +11,18 @@ def final_channel(response: str) -> str:
     Linear in the response. Harmony without its special tokens (`analysis...assistantfinal...`) is
     known by its first word.
     """
-    if "<|channel|>" in response:
-        found = [m for m in _HEADER.finditer(response) if m.group(1) == "final"]
-        if not found:
-            return ""
-        response = response[found[-1].end() :]
-        for end in _ENDS:
-            response = response.partition(end)[0]
+    if _CHANNEL in response:
+        response = _last_final(response.split(_CHANNEL)[1:])
     elif response.lstrip().startswith("analysis") and "assistantfinal" in response:
         response = response.rpartition("assistantfinal")[2]
     return response.rpartition("</think>")[2].partition("<think>")[0]
+
+
+def _last_final(channels: list[str]) -> str:
+    for channel in reversed(channels):
+        header, mark, text = channel.partition(_MESSAGE)
+        if mark and header.split("<", 1)[0].strip() == "final":
+            for end in _ENDS:
+                text = text.partition(end)[0]
+            return text
+    return ""

@@ -78,7 +78,8 @@ class Outline:
         run = [node for node in self.tree.body if not isinstance(node, _DEFINITIONS)]
         run += [self.check] if self.check else []
         run += [*self.test_functions, *self.test_classes]
-        run += [node for node in self.classes if node.name in self.unittests]
+        if any(_is_test(statement) for node in self.classes for statement in node.body):
+            run += [node for node in self.classes if node.name in self.unittests]
         return any(self.is_case(node) for node in run)
 
     def is_case(self, statement: ast.stmt) -> bool:

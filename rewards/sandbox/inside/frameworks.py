@@ -272,9 +272,10 @@ def _with_parameters(
         if mark.name != "parametrize":
             continue
         names, values = [*mark.args, *mark.kwargs.values()][:2]
+        # One name in a text has bare values, one in a list has sets of one.
+        bare = isinstance(names, str) and "," not in names
         names = [n.strip() for n in names.split(",")] if isinstance(names, str) else list(names)
-        several = len(names) > 1
-        rows = [v if several or isinstance(v, _Parameters) else (v,) for v in values]
+        rows = [(v,) if bare and not isinstance(v, _Parameters) else v for v in values]
         sets.append([dict(zip(names, row, strict=True)) for row in rows])
     products = itertools.product(*sets)
     return [(function, marks, {k: v for one in p for k, v in one.items()}) for p in products]
@@ -321,7 +322,7 @@ def _run_one(
             stack.callback(found, *arguments)
     for scope in (names, vars(cls) if cls else {}):
         for name, item in list(scope.items()):
-            if getattr(item, "pytest_fixture", {}).get("autouse"):
+            if inspect.isfunction(item) and getattr(item, "pytest_fixture", {}).get("autouse"):
                 fixture(name)
     value = call(function, cls)
     if inspect.iscoroutine(value):

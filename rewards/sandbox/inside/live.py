@@ -29,8 +29,10 @@ _STEERING = (StopIteration, StopAsyncIteration, GeneratorExit, KeyboardInterrupt
 
 
 def _stand_in(cls: type[BaseException]) -> type[BaseException]:
-    base: type[BaseException] = Exception if issubclass(cls, Exception) else BaseException
-    return type(cls.__name__, (base,), {})
+    found: Any = type(
+        cls.__name__, (Exception if issubclass(cls, Exception) else BaseException,), {}
+    )
+    return found
 
 
 STAND_INS = {cls.__name__: _stand_in(cls) for cls in _STEERING}

@@ -5,32 +5,33 @@ and comparisons stay here, where no program runs, or in another jail where tests
 the most a program can forge is an answer. Exit codes, printed marks and files prove nothing.
 """
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from conjoint.envs.types import Group, Outcome, Score, Task
+from conjoint.envs.types import ConjointError, Group, Outcome, Score, Task
 from conjoint.rewards.base import RewardContext
 from conjoint.rewards.code.examples import examples
+from conjoint.rewards.code.extract import extract_programs
 from conjoint.rewards.code.output import OutputCheck, output_check, same_output
 from conjoint.rewards.code.reference import LANGUAGES, fits_sandbox, validate_reference
+from conjoint.rewards.code.rows import as_reference
 from conjoint.rewards.combine import each
 from conjoint.rewards.sandbox import codec
 from conjoint.rewards.sandbox.base import Call, Ended, Program, Result, Sandbox
+from conjoint.rewards.text.quoting import printable
 
 __all__ = [
     "LANGUAGES",
     "CodeReward",
     "CodeRewardConfig",
     "examples",
-    "extract_program",
+    "extract_programs",
     "fits_sandbox",
     "same_output",
     "validate_reference",
 ]
 
-_FENCE = re.compile(r"^[ \t]{0,3}(```+|~~~+)[^\n`]*$", re.MULTILINE)
 _MAX_PROGRAM = 200_000
 """Characters of a program that is run at all."""
 _MAX_SHOWN = 80
@@ -39,9 +40,18 @@ _NAME = "code"
 
 @dataclass(frozen=True, slots=True)
 class CodeRewardConfig:
-    """`partial_credit`: pay the share of cases that pass, not only a program that passes all."""
+    """`partial_credit`: pay the share of cases that pass, not only a program that passes all.
+    `total_s`: seconds that all cases of a script may take together, each within `sandbox.wall_s`.
+    """
 
     partial_credit: bool = False
+    total_s: float = 120.0
+
+    def validate(self) -> None:
+        if not 0 < self.total_s < float("inf"):
+            raise ConjointError(
+                f"reward.code.total_s is {self.total_s}; expected a number of seconds above 0."
+            )
 
 
 class CodeReward:
@@ -49,7 +59,8 @@ class CodeReward:
 
     def __init__(self, sandbox: Sandbox, config: CodeRewardConfig | None = None) -> None:
         self._sandbox = sandbox
-        self._partial = (config or CodeRewardConfig()).partial_credit
+        self._config = config or CodeRewardConfig()
+        self._partial = self._config.partial_credit
         self._score_all = each(_NAME, self.check)
 
     async def __call__(self, group: Group, context: RewardContext) -> list[Score]:
@@ -60,38 +71,51 @@ class CodeReward:
         try:
             validate_reference(task.reference)
         except ValueError as error:
-            return Score.infra_error(_NAME, str(error))
-        source = extract_program(response)
-        if len(source) > _MAX_PROGRAM:
+            score = Score.infra_error(_NAME, str(error))
+        else:
+            score = await self._judge(as_reference(task.reference), response)
+        # What a program said may stand in a reason: any character may stand in that.
+        return replace(score, reasons=tuple(map(printable, score.reasons)))
+
+    async def _judge(self, reference: Mapping[str, Any], response: str) -> Score:
+        tests, language = reference["tests"], LANGUAGES[reference["language"]]
+        sources = extract_programs(response, language, tests)
+        if len(sources[0]) > _MAX_PROGRAM:
             reason = f"the program is longer than {_MAX_PROGRAM} characters"
             return Score(_NAME, 0.0, Outcome.ERROR, (reason,))
-        tests = task.reference["tests"]
+        others = [s for s in sources[1:] if len(s) <= _MAX_PROGRAM and language == "python"]
+        program = Program(sources[0], language=language, alternatives=tuple(others))
         if tests["type"] == "stdio":
-            return await self._judge_stdio(source, LANGUAGES[task.reference["language"]], tests)
+            return await self._judge_stdio(program, tests)
         judge = self._judge_calls if tests["type"] == "function" else self._judge_asserts
-        return await judge(source, tests)
+        return await judge(replace(program, entry=tests["entry"]), tests)
 
-    async def _judge_calls(self, source: str, tests: Mapping[str, Any]) -> Score:
-        cases, entry = tests["cases"], tests["entry"]
+    async def _judge_calls(self, program: Program, tests: Mapping[str, Any]) -> Score:
+        cases = tests["cases"]
         calls = [Call(case.get("args", ()), case.get("kwargs", {})) for case in cases]
-        result = await self._sandbox.run(Program(source, entry=entry, calls=calls))
+        result = await self._sandbox.run(replace(program, calls=calls))
         if result.ended is Ended.INFRA_ERROR:
             return Score.infra_error(_NAME, result.reason)
         verdicts = [
-            _call_verdict(i, _shown_call(entry, call), case["expected"], result)
+            _call_verdict(i, tests, call, case, result)
             for i, (call, case) in enumerate(zip(calls, cases, strict=True))
         ]
         return self._score(verdicts, len(cases))
 
-    async def _judge_stdio(self, source: str, language: str, tests: Mapping[str, Any]) -> Score:
+    async def _judge_stdio(self, program: Program, tests: Mapping[str, Any]) -> Score:
         """One fresh process a case; without partial credit the first failing case ends it."""
         check = output_check(tests)
         verdicts: list[_Verdict] = []
+        taken_s = 0.0
         for case in tests["cases"]:
-            program = Program(source, stdin=case["input"].encode(), language=language)
-            result = await self._sandbox.run(program)
+            if taken_s > self._config.total_s:
+                why = f"its cases took longer than {self._config.total_s:g} s together"
+                verdicts.append(_Verdict(Outcome.TIMEOUT, why))
+                break
+            result = await self._sandbox.run(replace(program, stdin=case["input"].encode()))
             if result.ended is Ended.INFRA_ERROR:
                 return Score.infra_error(_NAME, result.reason)
+            taken_s += result.wall_s
             if check.type == "program" and result.ended is Ended.FINISHED:
                 judged = await self._ask_checker(check, case, result)
                 if isinstance(judged, Score):
@@ -126,12 +150,11 @@ class CodeReward:
             said = f"gave {_shown_wire(answer.wire)} instead of True or False"
         return _Verdict(Outcome.FAIL, f"printed {_shown(got[:200])}; the checker {said}")
 
-    async def _judge_asserts(self, source: str, tests: Mapping[str, Any]) -> Score:
+    async def _judge_asserts(self, program: Program, tests: Mapping[str, Any]) -> Score:
         """The tests are code: they run in a second jail, and call the program in the first."""
-        program = Program(
-            source, entry=tests["entry"], checker=tests["code"], every_case=self._partial
+        result = await self._sandbox.run(
+            replace(program, checker=tests["code"], every_case=self._partial)
         )
-        result = await self._sandbox.run(program)
         if result.ended is Ended.INFRA_ERROR:
             return Score.infra_error(_NAME, result.reason)
         if result.passed is None:
@@ -160,25 +183,39 @@ class _Verdict:
 _BY_ENDING = {Ended.TIMEOUT: Outcome.TIMEOUT, Ended.ERROR: Outcome.ERROR}
 
 
-def _shown_call(entry: str, call: Call) -> str:
+def _shown_call(tests: Mapping[str, Any], call: Call) -> str:
     named = [f"{name}={_shown(value)}" for name, value in call.kwargs.items()]
-    return f"{entry}({', '.join([*map(_shown, call.args), *named])})"
+    return f"{tests['entry']}({', '.join([*map(_shown, call.args), *named])})"
 
 
-def _call_verdict(index: int, call: str, expected: Any, result: Result) -> _Verdict:
+def _call_verdict(
+    index: int, tests: Mapping[str, Any], given: Call, case: Mapping[str, Any], result: Result
+) -> _Verdict:
     if index >= len(result.answers):
         # Ending by itself (exit 0) without an answer is the program's error like any other.
         outcome = _BY_ENDING.get(result.ended, Outcome.ERROR)
-        return _Verdict(outcome, f"{call} gave no answer: {result.reason or 'the program ended'}")
-    answer = result.answers[index]
+        why = result.reason or "the program ended"
+        return _Verdict(outcome, f"{_shown_call(tests, given)} gave no answer: {why}")
+    answer, expected = result.answers[index], case["expected"]
+    if not answer.problem and _is_right(case, answer.wire):
+        if index + 1 < len(tests["cases"]) or result.ended is Ended.FINISHED:
+            return _Verdict(Outcome.PASS)
+        # Our runner ends after its last answer: this process was made to go on.
+        why = f"{_shown_call(tests, given)} answered, and then {result.reason}"
+        return _Verdict(_BY_ENDING[result.ended], why)
+    call = _shown_call(tests, given)
     if answer.problem:
         outcome = Outcome.ERROR if answer.raised else Outcome.FAIL
         verb = "failed with" if answer.raised else "gave"
         return _Verdict(outcome, f"{call} {verb} {answer.problem}")
-    if codec.matches(expected, answer.wire):
-        return _Verdict(Outcome.PASS)
     got = _shown_wire(answer.wire)
     return _Verdict(Outcome.FAIL, f"{call} gave {got}, expected {_shown(expected)}")
+
+
+def _is_right(case: Mapping[str, Any], wire: Any) -> bool:
+    if codec.matches(case["expected"], wire):
+        return True
+    return "or_expected" in case and codec.matches(case["or_expected"], wire)
 
 
 def _stdio_verdict(case: Mapping[str, Any], check: OutputCheck, result: Result) -> _Verdict:
@@ -192,19 +229,15 @@ def _stdio_verdict(case: Mapping[str, Any], check: OutputCheck, result: Result) 
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # such as an int of too many digits
+        return "a value that cannot be shown"
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 
 def _shown_wire(wire: Any) -> str:
     """A sent value for a reader, who may be shown anything but a failure to show it."""
-    try:
-        return _shown_wire_form(wire)
-    except (RecursionError, ValueError):
-        return "a value that cannot be shown"
-
-
-def _shown_wire_form(wire: Any) -> str:
     if type(wire) is list and len(wire) == 2 and wire[0] in ("list", "tuple", "set"):
         left, right = {"list": "[]", "tuple": "()", "set": "{}"}[wire[0]]
         items = wire[1][:20] if type(wire[1]) is list else []
@@ -215,20 +248,3 @@ def _shown_wire_form(wire: Any) -> str:
 
 def _shown_text(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
-
-
-def extract_program(response: str) -> str:
-    """The last fenced block after the thinking, or all of that text if there is none.
-
-    A last fence that is never closed (a truncated answer) opens a block up to the end.
-    """
-    text = response.rpartition("</think>")[2].partition("<think>")[0]
-    start, mark, block = 0, "", None
-    for fence in _FENCE.finditer(text):
-        if not mark:
-            start, mark = fence.end() + 1, fence.group(1)
-        elif fence.group().strip() == mark:
-            block, mark = text[start : fence.start()], ""
-    if mark:
-        block = text[start:]
-    return text if block is None else block

@@ -178,6 +178,17 @@ class Program:
     one part that the source never sees: see `Result.passed`."""
     every_case: bool = False
     """Whether the test code goes on after a statement of it that failed, for `Result.cases`."""
+    alternatives: tuple[str, ...] = ()
+    """In Python, sources to run instead of `source` if that does not compile, in this order."""
+
+    @property
+    def code(self) -> bytes:
+        """What the jail gets: in Python a null character, which no source may hold, parts
+        alternatives; one that a source does hold stays as wrong as it was."""
+        texts = [self.source, *self.alternatives]
+        if self.language == "python":
+            texts = [text.replace("\0", "\ufffd") for text in texts]
+        return "\0".join(texts).encode("utf-8", "surrogatepass")
 
 
 class Ended(StrEnum):

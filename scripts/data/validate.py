@@ -15,6 +15,7 @@ from typing import Any
 from conjoint.envs.sources.dataset import rows_and_tasks
 from conjoint.envs.types import ConjointError, Outcome, Task
 from conjoint.rewards.code.reward import CodeReward
+from conjoint.rewards.code.rows import as_reference
 from conjoint.rewards.registry import reference_check
 from conjoint.rewards.sandbox.backend import make_sandbox
 from conjoint.rewards.sandbox.base import Sandbox, SandboxConfig
@@ -82,7 +83,7 @@ async def validate(cfg: ValidateConfig, sandbox: Sandbox) -> Tally:
                 if problem:
                     tally.dropped[problem] += 1
                     continue
-                lost += len(_cases(task.reference)) - len(_cases(reference))
+                lost += len(_cases(as_reference(task.reference))) - len(_cases(reference))
                 out.write(_with_reference(row, reference))
     if lost:
         tally.notes.append(f"cases dropped from kept rows: {lost:,}")
@@ -93,7 +94,7 @@ async def examine(
     task: Task, reward: CodeReward, cfg: ValidateConfig
 ) -> tuple[str, Mapping[str, Any]]:
     """(why the row goes, "" if it stays; its reference with the cases that stay)."""
-    reference = task.reference
+    reference = as_reference(task.reference)
     solutions = _solutions(task)
     if not solutions:
         return NO_SOLUTION, reference

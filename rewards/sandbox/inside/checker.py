@@ -6,8 +6,8 @@ ends the tests at once, so that no test can be pleased by it. The verdict goes o
 which no solution has.
 
 Lines out: `c` and a call, `p` and [cases passed, all cases], `v` and the verdict. A case is a
-statement of the tests, at their top or at that of their `check`, that can fail: it holds an assert
-or a raise, or names the function under test.
+statement of the tests, at their top or at that of their `check`, that can fail (`cases.py`), or a
+test of unittest or pytest (`frameworks.py`).
 """
 
 import ast
@@ -18,16 +18,15 @@ import json
 import os
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from conjoint.rewards.sandbox import codec
-from conjoint.rewards.sandbox.inside import live, solution
+from conjoint.rewards.sandbox.inside import cases, frameworks, live, solution
 
 _OUT = 3
 _MAX_TEXT = 120
-_PASSED, _FAILED = "__case_passed__", "__case_failed__"
 
 
 def run(source: bytes, entry: str, payload: bytes) -> NoReturn:
@@ -47,60 +46,81 @@ class _Tests:
         self._entry = entry
         self._answers = answers
         self._every_case = every_case
-        self._tree = ast.parse(source)
-        self._cases = _guard_cases(self._tree, entry)
-        self._case = 0  # number from 1 of the case that ended last
-        self._passed = 0
-        self._told = -1  # cases passed that the pool knows of
+        self._outline = cases.Outline(ast.parse(source), entry)
+        self._cases = cases.guard(self._outline)
+        self._count = len(self._cases) + self._outline.count
+        self._ended: dict[int, bool] = {}
+        """Whether a case passed: of a statement its number from 1, of a framework's test one below
+        0."""
+        self._entered: set[str] = set()
+        self._told = (-1, 0)  # what the pool knows of passed and all cases
         self._failures: list[tuple[str, str]] = []
+        self._calls = self._calls_before = 0
         self._last: _Call | None = None
         self._raised: BaseException | None = None
 
     def run(self) -> NoReturn:
         module = types.ModuleType("__main__")
         sys.modules["__main__"] = module
-        code = compile(self._tree, "tests.py", "exec", dont_inherit=True)
+        code = compile(self._outline.tree, "tests.py", "exec", dont_inherit=True)
         names = module.__dict__
         free = {name: self._function(name) for name in _names(code) if not hasattr(builtins, name)}
         names.update(free)
-        names.update(_modules(self._tree, free))
-        names.update({_PASSED: self._case_passed, _FAILED: self._case_failed})
-        under_test = names[self._entry] = self._function(self._entry)
+        names.update(_modules(self._outline.tree, free))
+        names.update({cases.stand_in_name(name): cls for name, cls in live.STAND_INS.items()})
+        names[cases.PASSED], names[cases.FAILED] = self._case_passed, self._case_failed
+        names[cases.ENTERED] = self._entered.add
+        for name in self._outline.program_modules():
+            sys.modules[name] = _Program(name, self._function)
+        under_test = self._function(self._entry)
+        if self._entry.isidentifier():
+            names[self._entry] = under_test
+        unittests = frameworks.install(self._source, self)
         try:
-            exec(code, names)
+            with _may_end():
+                exec(code, names)
             check = names.get("check")
-            if self._entry != "check" and callable(check) and check is not free.get("check"):
-                check(under_test)
+            if self._outline.check and callable(check) and "check" not in self._entered:
+                with _may_end():
+                    check(under_test)
+            self._count = len(self._cases) + sum(number < 0 for number in self._ended)
+            if unittests is not None:
+                unittests.run(module)
+            frameworks.run_pytest(module, self._outline, self._entered, self)
         except BaseException as error:
             self._end(*self._what_failed(error, "the tests"))
         if self._last is None:
             self._end("unusable", f"the tests never call {self._entry}")
+        if not self._ended:
+            self._end("unusable", "the tests check nothing")
         self._end(*(self._failures[0] if self._failures else ("passed", "")))
 
-    def _function(self, name: str) -> Callable[..., Any]:
+    def _function(self, name: str, shown: str = "") -> Callable[..., Any]:
         def relayed(*args: Any, **kwargs: Any) -> Any:
-            return self._call(name, args, kwargs)
+            return self._call(_Call(name, shown or name, args, kwargs))
 
         relayed.__name__ = relayed.__qualname__ = name
         return relayed
 
-    def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _call(self, call: "_Call") -> Any:
         try:
-            sent = [codec.encode(arg) for arg in args]
-            named = {key: codec.encode(value) for key, value in kwargs.items()}
+            sent = [codec.encode(arg) for arg in call.args]
+            named = {key: codec.encode(value) for key, value in call.kwargs.items()}
         except (codec.CodecError, RecursionError) as error:
-            self._end("unusable", f"the tests give {name} {error}, which cannot leave their jail")
-        self._last = _Call(name, args, kwargs)
-        self._write(b"c", [name, sent, named])
+            why = f"the tests give {call.shown} {error}, which cannot leave their jail"
+            self._end("unusable", why)
+        self._last = call
+        self._calls += 1
+        self._write(b"c", [call.name, sent, named])
         line = self._answers.readline()
         if not line:
             os._exit(1)  # nobody listens any more
         try:
             kind, *body = codec.loads(line)
-            value = self._read(kind, body, self._last)
-        except (TypeError, ValueError, LookupError, AttributeError):
-            self._end("fail", f"{self._last} sent something that is not an answer")
-        self._last.value = value
+            value = self._read(kind, body, call)
+        except Exception:  # whatever was sent to cause it, the tests must not see it
+            self._end("fail", f"{call} sent something that is not an answer")
+        call.value = value
         if kind == "raised" or kind == "missing":
             self._raised = value
             raise value
@@ -110,6 +130,8 @@ class _Tests:
         """What an answer says: a value, or the exception to raise. Raises for a malformed one."""
         if kind == "gone":
             self._end("gone", f"{call} gave no answer")
+        if kind == "missing" and call.name.startswith("#"):
+            return AttributeError(f"no method '{call.name.partition('.')[2]}'")
         if kind == "missing" and call.name != self._entry:
             return NameError(f"name '{call.name}' is not defined")
         if kind == "missing":
@@ -122,20 +144,48 @@ class _Tests:
             for key, new in live.decoded(changed[1]).items():
                 live.write_back(call.kwargs[key], new)
         if kind == "raised":
-            return _exception(*body[:3])
+            return live.exception(*body[:3])
+        if kind == "instance":
+            if not call.name[:1].isupper():
+                self._end("fail", f"{call} gave an object")
+            return _Instance(int(body[0]), str(call), self._function)
         return call.args[body[0]] if kind == "argument" else codec.decode(body[0])
 
-    # Cases.
+    # Cases: statements of the module, then what a framework runs (see frameworks.Reports).
 
     def _case_passed(self, number: int) -> None:
-        self._case, self._passed = number, self._passed + 1
+        self._ended[number] = self._ended.get(number, True)
 
     def _case_failed(self, number: int) -> None:
         error = sys.exc_info()[1]
+        if isinstance(error, SystemExit) and not error.code:
+            self._case_passed(number)
+            raise error
         statement = ast.get_source_segment(self._source, self._cases[number - 1]) or "a statement"
-        where = f"case {number} of {len(self._cases)}: {_cut(' '.join(statement.split()))}"
+        self._fail(number, " ".join(statement.split()), error)
+
+    def expect(self, tests: int) -> None:
+        self._count += tests
+
+    def begin(self) -> None:
+        self._calls_before = self._calls
+
+    def passed(self) -> None:
+        self._ended[-len(self._ended) - 1] = True
+
+    def skipped(self) -> None:
+        if self._calls != self._calls_before:
+            self.failed("a test", AssertionError("skipped after a call"))
+        else:
+            self._count -= 1
+
+    def failed(self, test: str, error: BaseException | None) -> None:
+        self._fail(-len(self._ended) - 1, test, error)
+
+    def _fail(self, number: int, what: str, error: BaseException | None) -> None:
+        where = f"case {abs(number)} of {self._count}: {_cut(what)}"
         self._failures.append(self._what_failed(error, where))
-        self._case = number
+        self._ended[number] = False
         if not self._every_case:
             self._end(*self._failures[0])
 
@@ -153,15 +203,15 @@ class _Tests:
     def _end(self, kind: str, text: str) -> NoReturn:
         """Send the verdict and stop here, whatever the tests would catch."""
         if kind in ("gone", "fail", "raised") and not text.startswith(("case ", "the tests")):
-            text = f"case {self._case + 1} of {len(self._cases)}: {text}"
+            text = f"case {len(self._ended) + 1} of {self._count}: {text}"
         self._write(b"v", [kind, text])
         os._exit(0)
 
     def _write(self, mark: bytes, message: list[Any]) -> None:
         data = mark + codec.dumps(message) + b"\n"
-        if self._passed != self._told:
-            self._told = self._passed
-            data = b"p" + codec.dumps([self._passed, len(self._cases)]) + b"\n" + data
+        if (now := (sum(self._ended.values()), self._count)) != self._told:
+            self._told = now
+            data = b"p" + codec.dumps(now) + b"\n" + data
         view = memoryview(data)
         while view:
             view = view[os.write(_OUT, view) :]
@@ -172,6 +222,8 @@ class _Call:
     """The last call, for the words of a verdict."""
 
     name: str
+    shown: str
+    """The name that the tests know."""
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     value: Any = None
@@ -179,49 +231,44 @@ class _Call:
 
     def __str__(self) -> str:
         named = [f"{key}={_shown(value)}" for key, value in self.kwargs.items()]
-        return _cut(f"{self.name}({', '.join([*map(_shown, self.args), *named])})")
+        return _cut(f"{self.shown}({', '.join([*map(_shown, self.args), *named])})")
 
 
-def _guard_cases(tree: ast.Module, entry: str) -> list[ast.stmt]:
-    """Put every case into a `try` that reports how it ended. Returns the cases, in order."""
-    cases: list[ast.stmt] = []
-    bodies = [tree.body]
-    bodies += [n.body for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "check"]
-    parameters = {
-        n.args.args[0].arg
-        for n in tree.body
-        if isinstance(n, ast.FunctionDef) and n.name == "check" and n.args.args
-    }
-    for body in bodies:
-        for place, statement in enumerate(body):
-            if _can_fail(statement, {entry} | parameters):
-                cases.append(statement)
-                body[place] = _guarded(statement, len(cases))
-    return cases
+@contextlib.contextmanager
+def _may_end() -> Iterator[None]:
+    """The tests may end themselves and say that all is well: a program's SystemExit never gets here
+    as one."""
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code:
+            raise
 
 
-def _can_fail(statement: ast.stmt, tested: set[str]) -> bool:
-    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Return)):
-        return False
-    return any(
-        isinstance(node, (ast.Assert, ast.Raise))
-        or (isinstance(node, ast.Expr) and _names_one(node, tested))
-        for node in ast.walk(statement)
-    )
+class _Instance:
+    """An object of one of the program's classes: its methods can be called, nothing else."""
+
+    def __init__(self, number: int, shown: str, function: Callable[[str, str], Any]) -> None:
+        self.__made = number, shown, function
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        number, shown, function = self.__made
+        return function(f"#{number}.{name}", f"{shown}.{name}")
 
 
-def _names_one(node: ast.AST, names: set[str]) -> bool:
-    return any(isinstance(n, ast.Name) and n.id in names for n in ast.walk(node))
+class _Program(types.ModuleType):
+    """The module that the tests import the program from."""
 
+    def __init__(self, name: str, function: Callable[[str], Any]) -> None:
+        super().__init__(name)
+        self.__function = function
 
-def _guarded(statement: ast.stmt, number: int) -> ast.stmt:
-    def call(name: str) -> ast.stmt:
-        function = ast.Name(id=name, ctx=ast.Load())
-        return ast.Expr(ast.Call(func=function, args=[ast.Constant(number)], keywords=[]))
-
-    handler = ast.ExceptHandler(type=None, name=None, body=[call(_FAILED)])
-    guarded = ast.Try(body=[statement], handlers=[handler], orelse=[call(_PASSED)], finalbody=[])
-    return ast.fix_missing_locations(ast.copy_location(guarded, statement))
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self.__function(name)
 
 
 def _names(code: types.CodeType) -> set[str]:
@@ -244,30 +291,10 @@ def _modules(tree: ast.Module, free: Mapping[str, Any]) -> dict[str, types.Modul
     return found
 
 
-def _exception(names: list[str], args: Any, text: str) -> BaseException:
-    """The built-in exception that a solution's is, or derives from, under its own name."""
-    known: Mapping[str, Any] = vars(builtins)
-    base = next(
-        (
-            known[name]
-            for name in map(str, names)
-            if isinstance(known.get(name), type) and issubclass(known[name], BaseException)
-        ),
-        Exception,
-    )
-    name = str(names[0])[:_MAX_TEXT]
-    cls = base if name == base.__name__ else type(name, (base,), {})
-    values = (text,) if args is None else tuple(codec.decode(args))
-    try:
-        return cls(*values)
-    except Exception:  # some want arguments of a kind
-        return Exception(str(text))
-
-
 def _described(error: BaseException | None) -> str:
     try:
         return _cut(f"{type(error).__name__}: {error}")
-    except (RecursionError, ValueError):
+    except Exception:
         return type(error).__name__
 
 

@@ -17,12 +17,20 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 _REPLIES = 3
+_LEETCODE = (
+    "import bisect, collections, copy, functools, heapq, itertools, math, operator, random, re\n"
+    "import string, sys, typing\nfrom typing import *\nfrom collections import *\n"
+    "from heapq import *\nfrom bisect import *\nfrom itertools import *\nfrom functools import *\n"
+    "from math import *\nfrom builtins import *\n"
+)
+"""What LeetCode imports ahead of a `class Solution`, whose programs use it unsaid."""
 
 
 def run(source: bytes, entry: str | None, payload: bytes) -> NoReturn:
     """Never returns; the exit status says whether the program ended by itself without an error.
 
-    Calls come in the payload, or, if that is empty, one at a time on descriptor 0.
+    Calls come in the payload, or, if that is empty, one at a time on descriptor 0. Of a source with
+    alternatives (see `Program.alternatives`) the first that compiles is run.
     """
     code = 1
     try:
@@ -34,11 +42,13 @@ def run(source: bytes, entry: str | None, payload: bytes) -> NoReturn:
             del sys.modules[name]
         name = "__main__" if entry is None else "solution"
         module = sys.modules[name] = type(sys)(name)
-        text = source.decode("utf-8", "surrogatepass")
-        exec(compile(text, "solution.py", "exec", dont_inherit=True), module.__dict__)
+        program = _compiled(source.decode("utf-8", "surrogatepass"))
+        if entry is not None and "Solution" in program.co_names:
+            exec(_LEETCODE, module.__dict__)
+        exec(program, module.__dict__)
         if entry is not None:
             if calls is None:
-                _answer(live, module.__dict__.get(entry), entry, payload)
+                _answer(live, live.find(module.__dict__, entry), entry, payload)
             else:
                 live.answer(calls, module.__dict__, lambda message: _reply(live.codec, message))
             os._exit(0)
@@ -49,6 +59,17 @@ def run(source: bytes, entry: str | None, payload: bytes) -> NoReturn:
         _complain()
     code = _wind_down(code)
     os._exit(code)
+
+
+def _compiled(text: str) -> Any:
+    """The first of the source's alternatives that is a program; the first one's error if none."""
+    problem: BaseException | None = None
+    for source in text.split("\0"):
+        try:
+            return compile(source, "solution.py", "exec", dont_inherit=True)
+        except Exception as error:
+            problem = problem or error
+    raise problem or AssertionError
 
 
 def _live() -> Any:
@@ -91,7 +112,7 @@ def start_clean() -> None:
 def _answer(live: Any, function: Any, entry: str, payload: bytes) -> None:
     """One JSON line a call: ["value", wire], ["raised", text] or ["refused", text]."""
     codec = live.codec
-    if not callable(function):
+    if function is None:
         _reply(codec, ["missing", f"defines no function '{entry}'"])
         return
     for args, kwargs in codec.loads(payload):

@@ -55,7 +55,7 @@ _SOLUTION = "conjoint.rewards.sandbox.inside.solution"
 _CALLS = ("conjoint.rewards.sandbox.codec", "conjoint.rewards.sandbox.inside.live")
 
 _COMPILER, _SHELL = "g++", "bash"
-_FLAGS = ("-std=gnu++20", "-O2", "-w", "-pipe", "-fdiagnostics-color=never")
+_FLAGS = ("-std=gnu++20", "-DONLINE_JUDGE", "-O2", "-w", "-pipe", "-fdiagnostics-color=never")
 _SOURCES = {COMPILE: "solution.cpp", BASH: "solution.sh"}
 _COMPILED = "solution"
 _MFD_EXEC = 0x10
@@ -103,6 +103,7 @@ def prepare(
     executed. Raises OSError where the jail does not show it."""
     environment = {
         "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": scratch, "TMPDIR": scratch,
+        "ONLINE_JUDGE": "true",
     }  # fmt: skip
     if how == PYTHON:
         bundle = _memory(modules(entry is not None) + marshal.dumps((source, entry, payload)))

@@ -129,8 +129,11 @@ def _report(sock: socket.socket, orders: spec.Spec, room: rooms.Room) -> bytes:
         start = starts.prepare(how, orders, room.scratch, source, entry, payload)
         theirs += [d for d in (start.program, start.bundle) if d >= 0]
     tree = Tree(room.proc) if job.allowed.processes else None
+    # As pid 1 we only get signals of our own namespace that we handle. Python handles SIGINT.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     pid = os.fork()
     if pid == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         _become_solution(job, theirs, start, entry, source, payload)
     for descriptor in theirs:
         os.close(descriptor)

@@ -60,7 +60,7 @@ def main() -> None:
         sock.sendall(spec.frame({"ok": False, "why": error.strerror or str(error)}))
         return
     site.setquit()  # exit() and quit(), which -S leaves out
-    os.environ.update(HOME=room.scratch, TMPDIR=room.scratch)
+    os.environ.update(HOME=room.scratch, TMPDIR=room.scratch, ONLINE_JUDGE="true")
     gc.collect()
     gc.freeze()
     gc.disable()

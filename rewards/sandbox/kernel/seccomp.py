@@ -46,6 +46,8 @@ _REFUSED: dict[str, tuple[int, int]] = {
     "unshare": (272, 97), "setns": (308, 268), "open_by_handle_at": (304, 265),
     "name_to_handle_at": (303, 264), "inotify_init": (253, -1), "inotify_init1": (294, 26),
     "fanotify_init": (300, 262),
+    # locks on files that all jails share: one program could hold up another, or signal to it
+    "flock": (73, 32),
     # memory outside the limits
     "memfd_create": (319, 279), "memfd_secret": (447, 447),
     # kernel surface
@@ -101,8 +103,10 @@ _EPERM, _ENOSYS = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
 _LOAD, _JEQ, _JGE, _JSET, _AND, _RET = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _X32 = 0x40000000
 _CLONE_THREAD, _CLONE_NEW = 0x10000, 0x7E020080
-_OWNER_FCNTL = (8, 10, 15)
-"""F_SETOWN, F_SETSIG, F_SETOWN_EX: the kernel would signal any process of the user."""
+_BAD_FCNTL = (8, 10, 15, 36, 37, 38, 1024, 1026)
+"""F_SETOWN, F_SETSIG, F_SETOWN_EX: the kernel would signal any process of the user. F_OFD_GETLK,
+F_OFD_SETLK, F_OFD_SETLKW, F_SETLEASE and F_NOTIFY: as flock. (SQLite needs the older locks, which
+nobody can hold against another on a file that is not writable.)"""
 _BAD_IOCTL = (0x5412, 0x541C, 0x8901, 0x8902)
 """TIOCSTI and TIOCLINUX type into a terminal; FIOSETOWN and SIOCSPGRP are F_SETOWN again."""
 
@@ -144,7 +148,7 @@ def _judged(
 ) -> list[tuple[tuple[int, int], list[_Instruction]]]:
     rules = [
         (_PRCTL, _unless(0, (kernel.PR_SET_PDEATHSIG, kernel.PR_SET_DUMPABLE))),
-        (_FCNTL, _unless(1, _OWNER_FCNTL)),
+        (_FCNTL, _unless(1, _BAD_FCNTL)),
         (_IOCTL, _unless(1, _BAD_IOCTL)),
         (_PRLIMIT, _only(0, 0)),
         # A datagram pair could be re-addressed to any socket of the machine; a stream pair cannot.

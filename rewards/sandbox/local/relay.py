@@ -92,10 +92,11 @@ async def run_tests(program: Program, solution: Worker, how: str, checker: Worke
     entry = program.entry
     assert entry is not None
     ours, tests = Line(solution.spec.output_kb << 10), Line(_MAX_CALL)
+    tests_source = program.checker.encode("utf-8", "surrogatepass")
     goes_on = codec.dumps(program.every_case)
     jobs = [
-        asyncio.ensure_future(solution.talk(how, program.source, entry, b"", ours.theirs)),
-        asyncio.ensure_future(checker.talk(CHECK, program.checker, entry, goes_on, tests.theirs)),
+        asyncio.ensure_future(solution.talk(how, program.code, entry, b"", ours.theirs)),
+        asyncio.ensure_future(checker.talk(CHECK, tests_source, entry, goes_on, tests.theirs)),
     ]
     try:
         with contextlib.closing(ours), contextlib.closing(tests):

@@ -81,7 +81,7 @@ class Worker:
     async def run(self, program: Program, how: str, compiled: bytes = b"") -> Result:
         """Run one program, as `how` of starts.py says; `compiled` is what a compiler made of it.
         Raises WorkerBroken if the jail failed or reported that it did."""
-        source = compiled or program.source.encode("utf-8", "surrogatepass")
+        source = compiled or program.code
         payload = program.stdin if program.entry is None else encode_calls(program.calls)
         request = frame({"how": how, "entry": program.entry}, source, payload)
         header, parts = await self._exchange(request, self.spec.wall_s + _GRACE_S)
@@ -89,14 +89,12 @@ class Worker:
         return self._result(header, parts, tuple(answers))
 
     async def talk(
-        self, how: str, source: str, entry: str, payload: bytes, pipes: list[int]
+        self, how: str, source: bytes, entry: str, payload: bytes, pipes: list[int]
     ) -> Result:
         """Run a program that reads the first of `pipes` and answers on the second. Once it has
         them they are closed here, and taken out of the list. It is ended when whoever holds the
         other ends closes them."""
-        request = frame(
-            {"how": how, "entry": entry}, source.encode("utf-8", "surrogatepass"), payload
-        )
+        request = frame({"how": how, "entry": entry}, source, payload)
         header, parts = await self._exchange(request, self.spec.wall_s + _GRACE_S, pipes)
         return self._result(header, parts, ())
 

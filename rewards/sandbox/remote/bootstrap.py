@@ -27,6 +27,7 @@ def main(job: dict[str, Any]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if job["uid"] and os.geteuid() == 0:
         _drop_root(job["uid"])
+    os.environ["ONLINE_JUDGE"] = "true"
     solution = _load(job["modules"])
     source, payload = (base64.b64decode(job[key]) for key in ("source", "payload"))
     solution.run(source, job["entry"], payload)

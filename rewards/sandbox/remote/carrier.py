@@ -25,7 +25,7 @@ def script(program: Program, config: SandboxConfig, *, replies_on_stdout: bool, 
     """
     payload = b"" if program.entry is None else encode_calls(program.calls)
     job = {
-        "source": _base64(program.source.encode("utf-8", "surrogatepass")),
+        "source": _base64(program.code),
         "entry": program.entry,
         "payload": _base64(payload),
         "modules": {f"{_SANDBOX}.{name}": _text(name) for name in _CARRIED},

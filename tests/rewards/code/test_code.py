@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from conjoint.envs.types import Group, Outcome, Score, Task, Trajectory
+from conjoint.envs.types import ConjointError, Group, Outcome, Score, Task, Trajectory
 from conjoint.rewards.base import RewardContext
+from conjoint.rewards.code.extract import extract_programs
 from conjoint.rewards.code.output import OutputCheck
 from conjoint.rewards.code.reward import (
     CodeReward,
     CodeRewardConfig,
-    extract_program,
+    fits_sandbox,
     same_output,
     validate_reference,
 )
@@ -300,9 +301,13 @@ def test_nothing_expected_is_ever_given_to_the_program() -> None:
         assert secret not in repr(sandbox.programs)
 
 
-def test_a_right_answer_counts_even_if_the_process_then_breaks() -> None:
+def test_what_does_not_end_after_its_last_answer_is_not_paid() -> None:
     answered = tuple(Answer(wire=case["expected"]) for case in _CASES)
-    assert _check(FakeSandbox(Result(Ended.ERROR, "", answers=answered)), _DOUBLE).value == 1.0
+    assert _check(FakeSandbox(Result(Ended.FINISHED, "", answers=answered)), _DOUBLE).value == 1.0
+    for ended in (Ended.TIMEOUT, Ended.ERROR):
+        score = _check(FakeSandbox(Result(ended, "ran longer than 1 s", answers=answered)), _DOUBLE)
+        assert (score.value, score.outcome) == (0.0, ended)
+        assert score.reasons[0].endswith("answered, and then ran longer than 1 s")
     short = FakeSandbox(Result(Ended.FINISHED, "", answers=answered[:2]))
     assert _check(short, _DOUBLE).value == 0.0
 
@@ -349,11 +354,11 @@ def test_a_huge_program_is_refused_without_a_run() -> None:
     ],
 )
 def test_the_last_fenced_block_is_the_program(response: str, program: str) -> None:
-    assert extract_program(response) == program
+    assert extract_programs(response, "python", {})[0] == program
 
 
 def test_extraction_is_linear() -> None:
-    assert extract_program("`" * 300_000 + "\n```\n" * 50_000) is not None
+    assert extract_programs("`" * 300_000 + "\n```\n" * 50_000, "python", _STDIO)
 
 
 _EXACT, _TOKENS, _FLOATS = OutputCheck(), OutputCheck("tokens"), OutputCheck("floats", 1e-6)
@@ -474,7 +479,89 @@ def test_a_bad_reference_is_named(reference: Any, words: str) -> None:
 def test_good_references_load() -> None:
     for tests in (_DOUBLE, _STDIO, *(_STDIO | {"checker": c} for c in _CHECKERS)):
         validate_reference({"language": "python", "tests": tests})
-    for code in ("assert f(1) == 2", "def check(candidate):\n    assert candidate(1)", "check(f)"):
+    for code in ("assert f(1) == 2", "def check(candidate):\n    assert candidate(1)"):
         validate_reference(_asserts(code))
     validate_reference(_asserts("assert check(153) == True", entry="check"))
     assert codec.encode([c["args"] for c in _CASES])
+
+
+def test_the_cases_of_a_script_have_a_time_together() -> None:
+    cases = [{"input": str(n), "output": "42"} for n in range(9)]
+    slow = Result(Ended.FINISHED, stdout=b"42", wall_s=4.0)
+    task = _task({"type": "stdio", "cases": cases})
+    for partial, value in ((False, 0.0), (True, 3 / 9)):
+        sandbox = FakeSandbox(*[slow] * 9)
+        config = CodeRewardConfig(partial_credit=partial, total_s=10.0)
+        score = asyncio.run(CodeReward(sandbox, config).check(task, "print(42)"))
+        assert (score.value, score.outcome) == (pytest.approx(value), Outcome.TIMEOUT)
+        assert "case 4 of 9: its cases took longer than 10 s together" in score.reasons[0]
+        assert len(sandbox.programs) == 3
+    for wrong in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(ConjointError, match=r"reward\.code\.total_s"):
+            CodeRewardConfig(total_s=wrong).validate()
+
+
+def test_a_program_that_hangs_once_it_has_answered_is_not_paid() -> None:
+    stalls = "import os, time\nos._exit = lambda code: time.sleep(60)\n"
+
+    async def grade() -> list[Score]:
+        jail = LocalJail(SandboxConfig(wall_s=1.0, workers=2))
+        try:
+            jobs = [(_DOUBLE, "def f(x): return 2 * x"), (_STDIO, "print(2 * int(input()))")]
+            reward = CodeReward(jail)
+            checks = [reward.check(_task(tests), stalls + program) for tests, program in jobs]
+            return list(await asyncio.gather(*checks))
+        finally:
+            await jail.close()
+
+    try:
+        called, printed = asyncio.run(grade())
+    except SandboxUnavailable as error:
+        pytest.skip(str(error))
+    assert (called.value, called.outcome) == (0.0, Outcome.TIMEOUT), called
+    assert (printed.value, printed.outcome) == (0.0, Outcome.TIMEOUT), printed
+
+
+_LOUD = "\ud800\x1b[31m\u202e\0"
+
+
+@pytest.mark.parametrize(
+    ("tests", "program"),
+    [
+        (_DOUBLE, f"def f(x): raise Exception({_LOUD!r})"),
+        (_DOUBLE, f"def f(x): return {_LOUD!r}"),
+        (_DOUBLE, f"raise type({_LOUD[:2]!r}, (Exception,), {{}})({_LOUD!r})"),
+        (_DOUBLE, f"def f(x): return {_LOUD}"),
+        (_DOUBLE, f"def {_LOUD}(): '{_LOUD}'"),
+        (_STDIO, f"print({_LOUD!r}, 42)"),
+        (_STDIO, "import os\nos.write(1, b'\\xff\\x1b[31m\\xed\\xa0\\x80')"),
+        (_STDIO, f"import sys\nsys.exit({_LOUD!r})"),
+        (
+            {"type": "asserts", "entry": "f", "code": "assert f(1) == 2"},
+            f"def f(x): raise type({_LOUD[:2]!r}, (Exception,), {{}})({_LOUD!r})",
+        ),
+    ],
+)
+def test_a_reason_can_be_written_whatever_a_program_said(
+    grade: Grader, tests: dict[str, Any], program: str
+) -> None:
+    score = grade(tests, program)
+    assert score.value == 0.0
+    assert all(reason.encode() and reason.isprintable() for reason in score.reasons), score
+
+
+def test_what_a_right_program_could_not_say_is_refused_at_load() -> None:
+    long = "9" * 1500
+    scripts = {"type": "stdio", "cases": [{"input": "", "output": long}]}
+    calls = {"type": "function", "entry": "f", "cases": [{"args": [], "expected": long}]}
+    fed = {"type": "stdio", "cases": [{"input": "x" * (33 << 20), "output": ""}]}
+    for tests, words in (
+        (scripts, "a right program may write 2 KiB; sandbox.output_kb is 1"),
+        (calls, "a right program may write 3 KiB; sandbox.output_kb is 1"),
+        (fed, "the input is 34603008 bytes"),
+    ):
+        reference = {"language": "python", "tests": tests}
+        with pytest.raises(ValueError, match=re.escape(words)):
+            fits_sandbox(SandboxConfig(output_kb=1), True)(reference)
+        if tests is not fed:
+            fits_sandbox(SandboxConfig(output_kb=4), True)(reference)

@@ -241,7 +241,7 @@ def test_an_object_does_not_even_pass_tests_that_any_value_passes(
 
 
 def test_what_the_tests_catch_cannot_hide_a_foreign_value_or_a_dead_program(grade: Grader) -> None:
-    code = "try:\n    f(1)\nexcept BaseException:\n    pass\nassert True"
+    code = "try:\n    f(1)\nexcept BaseException:\n    pass\nx = 1\nassert x"
     for program in ("def f(x): return object()", "def f(x):\n    import os; os._exit(0)"):
         assert grade(code, program).value == 0.0
     assert grade(code, "def f(x): raise KeyError").value == 1.0
@@ -251,7 +251,7 @@ def test_an_argument_that_was_changed_makes_no_comparison_true(grade: Grader) ->
     code = "x = [3, 1, 2]\nr = f(x)\nassert r == sorted(x) and len(r) == 3"
     assert grade(code, "def f(a): return sorted(a)").value == 1.0
     assert grade(code, "def f(a):\n    a.clear()\n    return []").value == 0.0
-    left = grade("x = [1]\nf(x)\nassert True", "def f(x): x.append(object())")
+    left = grade("x = [1]\nf(x)\nassert x", "def f(x): x.append(object())")
     assert left.outcome is Outcome.FAIL and "a value of type object" in left.reasons[0]
 
 
@@ -281,7 +281,11 @@ def test_the_tests_are_nowhere_in_the_programs_reach(grade: Grader) -> None:
         ("assert len(f(k=1)) == 2", "def f(k): pass", "TypeError: object of type 'NoneType'"),
         ("assert len(f(k=1)) == 2", "def f(k): pass", "; f(k=1) gave None"),
         ("assert f(1)\nassert g(1)", "def f(x): return 1", "NameError: name 'g' is not defined"),
-        ("raise_later = f(1)\nwhile 1: pass", "def f(x): return 1", "the tests: used more than"),
+        (
+            "later = f(1)\nassert later\nwhile 1: pass",
+            "def f(x): return 1",
+            "the tests: used more than",
+        ),
     ],
 )
 def test_the_reason_says_which_statement_and_call(
@@ -319,8 +323,8 @@ def test_the_key_reaches_the_reward(grade: Grader) -> None:
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("g = f\nassert 1", "never call f"),
-        ("f(lambda x: x)", "the tests give f a value of type function"),
+        ("g = f\nassert g", "never call f"),
+        ("assert f(lambda x: x)", "the tests give f a value of type function"),
     ],
 )
 def test_tests_that_cannot_be_graded_are_not_the_programs_fault(

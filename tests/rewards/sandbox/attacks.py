@@ -139,6 +139,12 @@ DOORS = {
     "signal by descriptor owner": (
         "import fcntl\nr, w = os.pipe()\nfcntl.fcntl(r, fcntl.F_SETOWN, os.getppid() or 1)"
     ),
+    "lock on a file of all": (
+        "import fcntl\nfcntl.flock(open(os.__file__), fcntl.LOCK_SH | fcntl.LOCK_NB)"
+    ),
+    "lease on a file of all": (
+        "import fcntl\nfcntl.fcntl(open(os.__file__), fcntl.F_SETLEASE, fcntl.F_UNLCK)"
+    ),
     "limits of the parent": "import resource\nresource.prlimit(os.getppid() or 1, 0, (1, 1))",
     "outliving the parent": "assert libc.prctl(1, 0, 0, 0, 0) == 0",
     "memory of the parent": "assert libc.process_vm_readv(os.getppid() or 1, 0, 0, 0, 0, 0) == 0",

@@ -17,6 +17,7 @@ from conjoint.rewards.sandbox.kernel import syscalls as kernel
 from conjoint.rewards.sandbox.local import languages
 from conjoint.rewards.sandbox.local.jail import tier_here
 from conjoint.rewards.sandbox.local.worker import Worker
+from conjoint.rewards.sandbox.spec import Layers
 from conjoint.rl.config.compose import load_config
 from conjoint.rl.tasks import build_tasks
 from conjoint.scripts.grade.main import run as run_grade
@@ -218,6 +219,29 @@ def test_both_modes_give_a_program_the_same_world(start: Any, driver: Any) -> No
     modules = "import sys\ndef f(): return [n for n in sys.modules if n[:7] == 'rewards']"
     assert fresh.call(modules).answers[0].wire == ["list", []]
     fresh.close()
+
+
+def test_a_signal_does_not_end_the_supervisor(start: Any) -> None:
+    """Of kernels before 6.12, whose Landlock knows no signals."""
+    jail = start("namespaces", Layers(landlock=False), workers=1)
+    if languages.missing("bash"):
+        pytest.skip("this machine has no bash")
+    result = run(jail, "for n in INT TERM HUP QUIT USR1 ALRM; do kill -$n 1; done; echo 41", "bash")
+    assert (result.ended, result.stdout) == (Ended.FINISHED, b"41\n"), result
+    assert jail.jail.restarts == 0
+    source = "import os, signal\ntry: os.kill(os.getpid(), signal.SIGINT)\n"
+    assert jail.script(source + "except KeyboardInterrupt: print(1)").stdout == b"1\n"
+    jail.close()
+
+
+def test_programs_know_that_they_are_judged(driver: Any) -> None:
+    look = "import os\nprint(os.environ['ONLINE_JUDGE'])"
+    assert driver.script(look).stdout == b"true\n"
+    if not languages.missing("bash"):
+        assert run(driver, "echo $ONLINE_JUDGE", "bash").stdout == b"true\n"
+    if not languages.missing("cpp"):
+        source = '#include <cstdio>\nint main(){\n#ifdef ONLINE_JUDGE\nputs("1");\n#endif\n}'
+        assert run(driver, source, "cpp").stdout == b"1\n"
 
 
 def test_a_jail_has_zygotes_of_both_kinds_in_as_many_places(start: Any, driver: Any) -> None:

@@ -6,7 +6,6 @@ jail (`rewards/logic/gym.py`), never here. An answer that hangs, crashes or is
 refused there scores 0.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +23,7 @@ ANSWER_FORM = "Give your final answer between <answer> and </answer>."
 DEADLINE_S = 10.0
 """Wall seconds for one answer; making the dataset again takes up to half of one."""
 
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_OPEN, _CLOSE = "<answer>", "</answer>"
 _MAX_ANSWER = 20_000
 _FIELDS = {"dataset": str, "config": dict, "seed": int, "size": int, "entry": list}
 _pools: dict[str, VerifierPool] = {}
@@ -78,9 +77,11 @@ def final_answer(response: str) -> str:
     """What stands between the last <answer> and </answer> after the thinking; without such tags
     all that is said after it. An opened tag that is never closed holds no answer."""
     text = visible_text(response)
-    if found := _ANSWER.findall(text):
-        return found[-1].rpartition("<answer>")[2].strip()
-    return "" if "<answer>" in text else text.strip()
+    closed = text.split(_CLOSE)[:-1]
+    found = next((piece for piece in reversed(closed) if _OPEN in piece), None)
+    if found is not None:
+        return found.rpartition(_OPEN)[2].strip()
+    return "" if _OPEN in text else text.strip()
 
 
 class LogicVerifier:

@@ -223,13 +223,13 @@ class _Reader:
 
     def _fail(self, key: str, expected: str, got: object, instead: T = None) -> T:
         """Keeps the complaint; `instead` is what reading goes on with."""
-        found = "it is missing" if got is None else f"got {_shown(got)}"
+        found = "it is missing" if got is None else f"got {shown(got)}"
         words = f"'{key}' must be {expected}; {found}"
         self.problems.append(Problem(_line_of(self._lines, key), words))
         return instead
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """At most 200 characters, of a value of any depth."""
     try:
         return f"{value!r:.200}"

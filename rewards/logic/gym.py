@@ -170,9 +170,11 @@ def score(
 
 
 def _no_value(answer: str, row: Any) -> str:
-    """The part of an answer that is no finite value, "" if there is none: NaN compares with nothing,
-    so that a distance to it is neither too large nor small enough. A word that the row itself has,
-    in question or answer, is one like any other."""
+    """The part of an answer that is no finite value, "" if there is none.
+
+    NaN compares with nothing, so that a distance to it is neither too large nor small enough. A
+    word that the row itself has, in question or answer, is one like any other.
+    """
     own = " ".join(str(row[key] or "") for key in ("question", "answer")).lower()
     words = {word.lower() for word in _NO_VALUE.findall(own)}
     for found in _NO_VALUE.finditer(answer):

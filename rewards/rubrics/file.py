@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from yaml.composer import ComposerError
 
 from conjoint.rewards.rubrics.pattern import Pattern, PatternError, compile_pattern
 from conjoint.rewards.rubrics.rubric import EVERY_KIND, KINDS, Criterion, Rubric
@@ -52,7 +53,7 @@ class _Loader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             words = f"the alias *{event.anchor} is not read here; write out what it stands for"
-            raise yaml.composer.ComposerError(None, None, words, event.start_mark)
+            raise ComposerError(None, None, words, event.start_mark)
         return super().compose_node(parent, index)
 
 

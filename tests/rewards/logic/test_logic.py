@@ -171,8 +171,9 @@ def test_a_power_that_would_never_be_worked_out_is_no_formula(formula: str, take
 
 
 @pytest.mark.parametrize(
-    "answer", ["nan", "-NaN", "nan + nanj", "inf-infj", "ｎａｎ", "1e999", "None"]
-)  # noqa: E501, RUF001
+    "answer",
+    ["nan", "-NaN", "nan + nanj", "inf-infj", "\uff4e\uff41\uff4e", "1e999", "None"],
+)
 def test_what_is_no_finite_value_is_never_paid(pool: VerifierPool, answer: str) -> None:
     """The distance of complex_arithmetic to NaN was as good as none."""
     task = source(pool, {"complex_arithmetic": {}}, allow_gameable=False).task(0)

@@ -1,18 +1,24 @@
 """Patterns of a user's rubric, searched in linear time whatever the pattern and the text are.
 
-They are written as for Python's `re` and run by RE2 (in pyarrow), which never backtracks. RE2 knows
+They are written as for Python's `re`. A search backtracks for a few milliseconds at most; then RE2
+(in pyarrow) makes it, which never backtracks and takes about as long to compile a pattern. RE2 knows
 ASCII alone in \\w, \\d and \\b; so classes are written out by Unicode category, and a search with
 \\b runs on a text in which every word boundary is marked.
 """
 
+import functools
 import importlib
 import re
 from dataclasses import dataclass
 from typing import Any
 
+import regex
+
 _MARK = "\ue000"
 _MARKS = 4
 """Marks at a boundary: as many \\b may stand at one place of a pattern."""
+_QUICK_S = 0.02
+"""Wall seconds that a search may take by backtracking; what is found is the same either way."""
 _MAX_REPEAT = 1_000
 _BREAK = re.compile(r"\b")
 _PUNCTUATION = r"\p{Pd}\p{Ps}\p{Pe}\p{Pi}\p{Pf}\p{Po}"
@@ -59,13 +65,25 @@ class Pattern:
 
     def search(self, text: str) -> str | None:
         """What it matches first in `text`, a text of one line; None if nothing."""
-        return self._find(f"(?i)(?P<found>{self.source})", text)
+        return self._find("search", f"(?i)(?P<found>{self.source})", text)
 
     def match(self, text: str) -> str | None:
         """What it matches at the beginning of `text`, a text of one line; None if nothing."""
-        return self._find(f"(?i)^{_MARK}*(?P<found>{self.source})", text)
+        return self._find("match", f"(?i)^{_MARK}*(?P<found>{self.source})", text)
 
-    def _find(self, source: str, text: str) -> str | None:
+    def _find(self, method: str, source: str, text: str) -> str | None:
+        """By backtracking, which is quick as a rule; where it is not, by RE2 from then on."""
+        if self.text not in _SLOW:
+            try:
+                found = getattr(_quick(self.text), method)(text, timeout=_QUICK_S)
+            except TimeoutError:
+                _SLOW.add(self.text)
+            else:
+                return found and found.group()
+        return self.linear(source, text)
+
+    def linear(self, source: str, text: str) -> str | None:
+        """What RE2 finds of `source`, whose group `found` is wanted."""
         import pyarrow
         import pyarrow.compute as compute
 
@@ -75,6 +93,15 @@ class Pattern:
         extract: Any = compute.extract_regex  # type: ignore[attr-defined]
         found = extract(pyarrow.array([text]), pattern=source)[0].as_py()
         return None if found is None else found["found"].replace(_MARK, "")
+
+
+_SLOW: set[str] = set()
+"""Patterns that took longer than `_QUICK_S` on a text of this process."""
+
+
+@functools.lru_cache(maxsize=1024)
+def _quick(text: str) -> Any:
+    return regex.compile(text, regex.IGNORECASE | regex.VERSION0)
 
 
 def compile_pattern(text: str) -> Pattern:
@@ -92,8 +119,9 @@ def compile_pattern(text: str) -> Pattern:
             raise PatternError("flags other than i, m, s and x cannot be used here")
         marked = "AT_BOUNDARY" in repr(parsed)
         pattern = Pattern(text, _translated(parsed, f"{_MARK}*" if marked else ""), marked)
-        pattern.search("")
-    except (re.error, RecursionError, OverflowError) as error:
+        pattern.linear(f"(?i)(?P<found>{pattern.source})", "")
+        _quick(text)
+    except (re.error, regex.error, RecursionError, OverflowError) as error:
         raise PatternError(f"it cannot be read: {error}") from None
     except PatternError:
         raise

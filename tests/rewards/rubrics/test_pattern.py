@@ -1,11 +1,13 @@
 """Patterns of rubrics: what `re` finds, found in linear time; what cannot be is refused."""
 
 import re
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conjoint.rewards.rubrics import pattern as pattern_module
 from conjoint.rewards.rubrics.pattern import PatternError, compile_pattern
 
 _ATOMS = ("a", "é", "ñ", "我", ".", r"\w", r"\W", r"\d", r"\s", r"\S", r"\b", "[a-cñ]", "[^aé]")
@@ -27,9 +29,12 @@ _PATTERNS = st.recursive(st.sampled_from(_ATOMS), _larger, max_leaves=6)
 @settings(max_examples=300, deadline=None)
 @given(_PATTERNS, st.text("aéÉñÑ我b_1 ,.!", max_size=8))
 def test_a_pattern_matches_where_re_would(pattern: str, text: str) -> None:
-    found = compile_pattern(pattern)
-    assert (found.search(text) is None) == (re.search(pattern, text, re.IGNORECASE) is None)
-    assert (found.match(text) is None) == (re.match(pattern, text, re.IGNORECASE) is None)
+    compiled = compile_pattern(pattern)
+    for slow in (set(), {pattern}):  # both ways
+        with mock.patch.object(pattern_module, "_SLOW", slow):
+            found, begins = compiled.search(text), compiled.match(text)
+        assert (found is None) == (re.search(pattern, text, re.IGNORECASE) is None)
+        assert (begins is None) == (re.match(pattern, text, re.IGNORECASE) is None)
 
 
 @pytest.mark.parametrize(
@@ -78,3 +83,4 @@ def test_nested_repeats_are_searched_without_backtracking() -> None:
         compiled = compile_pattern(pattern)
         for text in ("a" * 20_000 + "!?", "x" * 20_000, "a " * 10_000 + "?"):
             compiled.search(text)
+    assert "(a+)+$" in pattern_module._SLOW, "by RE2 since the first text that was slow"

@@ -1,7 +1,7 @@
 """Patterns of a user's rubric, searched in linear time whatever the pattern and the text are.
 
 They are written as for Python's `re`. A search backtracks for a few milliseconds at most; then RE2
-(in pyarrow) makes it, which never backtracks and takes about as long to compile a pattern. RE2 knows
+(in pyarrow) makes it, which never backtracks, and has to compile the pattern each time. RE2 knows
 ASCII alone in \\w, \\d and \\b; so classes are written out by Unicode category, and a search with
 \\b runs on a text in which every word boundary is marked.
 """

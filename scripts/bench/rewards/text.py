@@ -161,6 +161,7 @@ def _judges() -> dict[str, Reader]:
     from conjoint.rewards.judge.prompt import TEMPLATES, judge_messages, parse_verdict
     from conjoint.rewards.rubrics.find import load_rubrics, shipped_rubrics
     from conjoint.rewards.text.claims import distinct, sentences
+    from conjoint.rewards.text.extract import visible_text
 
     task = Task.make("faithfulness", "What is it?", {"context": "It is the sea. It is wide."})
     rubrics = load_rubrics(shipped_rubrics())
@@ -172,7 +173,7 @@ def _judges() -> dict[str, Reader]:
         return [parse_verdict(text, t) or parse_choice(text, {"yes": ""}, t) for t in TEMPLATES]
 
     def claims(text: str) -> object:
-        return unfaithful(distinct(sentences(text)), task)
+        return unfaithful(distinct(sentences(visible_text(text))), task)
 
     return {
         "rubric patterns": lambda text: fault(text, rubrics),

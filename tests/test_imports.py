@@ -105,7 +105,7 @@ HEAVY: dict[str, set[str]] = {
     "nltk": {"rewards/text/claims.py", "rewards/instructions/text.py", "scripts/rubric/wording.py"},
     "langdetect": {"rewards/instructions/text.py"},
     "pebble": {"rewards/killable.py"},
-    "pyarrow": {"envs/sources/rows.py"},
+    "pyarrow": {"envs/sources/rows.py", "rewards/rubrics/pattern.py"},
     "plotly": set(),
     "gguf": set(),
 }

@@ -18,7 +18,7 @@ from conjoint.rewards.instructions.rule import (
     quoted,
     showing,
 )
-from conjoint.rewards.instructions.text import LANGUAGES, language, tokens
+from conjoint.rewards.instructions.text import LANGUAGES, language, tokens, whole_word
 
 
 def _existence(text: str, asked: Mapping[str, Any]) -> str:
@@ -37,7 +37,7 @@ def _forbidden_words(text: str, asked: Mapping[str, Any]) -> str:
     found = [
         word
         for word in asked["forbidden_words"]
-        if re.search(rf"(?<!\w){re.escape(word.strip())}(?!\w)", text, re.IGNORECASE)
+        if re.search(whole_word(word.strip()), text, re.IGNORECASE)
     ]
     return f"{', '.join(map(quoted, found))} used" if found else ""
 

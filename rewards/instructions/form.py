@@ -18,14 +18,16 @@ from conjoint.rewards.instructions.rule import (
     quoted,
     showing,
 )
-from conjoint.rewards.instructions.text import count_sentences
+from conjoint.rewards.instructions.text import count_sentences, count_words, joined, unspaced
 
-_WORD = re.compile(r"\w+")
 _STAR_BULLET = re.compile(r"^[^\S\n]*+\*[^*].*$", re.MULTILINE)
 _DASH_BULLET = re.compile(r"^[^\S\n]*+-", re.MULTILINE)
 _HIGHLIGHT = re.compile(r"\*([^\n*]*)\*")
 _DOUBLE_HIGHLIGHT = re.compile(r"\*\*([^\n*]*)\*\*")
 _DIVIDER = re.compile(r"\s?\*\*\*\s?")
+_COMMA = re.compile("[,\u060c\u3001\uff0c\uff64]")
+_QUOTATIONS = ('""', "\u00ab\u00bb", "\u300c\u300d", "\uff02\uff02")
+_OPENING_MARKS = "\u00a1\u00bf\u201c\u2018\u00ab\u300c\u300e\u300a\uff08"
 _FENCES = ("```json", "```Json", "```JSON", "```")
 _ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
@@ -35,8 +37,7 @@ def _exactly(found: int, wanted: float, what: str) -> str:
 
 
 def _number_words(text: str, asked: Mapping[str, Any]) -> str:
-    found = sum(1 for _ in _WORD.finditer(text))
-    return compared(found, asked["relation"], asked["num_words"], "words")
+    return compared(count_words(text), asked["relation"], asked["num_words"], "words")
 
 
 def _number_sentences(text: str, asked: Mapping[str, Any]) -> str:
@@ -61,8 +62,9 @@ def _nth_paragraph_first_word(text: str, asked: Mapping[str, Any]) -> str:
     nth = int(asked["nth_paragraph"])
     words = paragraphs[nth - 1].split()
     first = words[0].lstrip("'").lstrip('"') if words else ""
-    first = re.split(r"[.,?!'\"]", first, maxsplit=1)[0].lower()
-    if first == asked["first_word"].lower():
+    first = re.split(r"[.,?!'\"]", first.lstrip(_OPENING_MARKS), maxsplit=1)[0].lower()
+    wanted = asked["first_word"].lower()
+    if first.startswith(wanted) and not joined(wanted[-1:], first[len(wanted) :][:1]):
         return ""
     return f"paragraph {nth} starts with {quoted(first[:40])}, wanted {quoted(asked['first_word'])}"
 
@@ -141,12 +143,14 @@ def _end_checker(text: str, asked: Mapping[str, Any]) -> str:
 
 def _quotation(text: str, asked: Mapping[str, Any]) -> str:
     body = text.strip()
-    wrapped = len(body) > 1 and body[0] == body[-1] == '"'
+    around = body[0] + body[-1] if len(body) > 1 else ""
+    wrapped = around in _QUOTATIONS or (around == "\u201c\u201d" and unspaced(body))
     return "" if wrapped else "not wrapped in double quotation marks"
 
 
 def _no_comma(text: str, asked: Mapping[str, Any]) -> str:
-    return f"{text.count(',')} commas" if "," in text else ""
+    found = len(_COMMA.findall(text))
+    return f"{found} commas" if found else ""
 
 
 FORM: dict[str, Rule] = {
@@ -170,11 +174,11 @@ FORM: dict[str, Rule] = {
         {"num_sections": COUNT, "section_spliter": TEXT}, _multiple_sections
     ),
     "detectable_format:title": Rule({}, _title),
-    "detectable_format:json_format": Rule({}, _json_format),
+    "detectable_format:json_format": Rule({}, _json_format, verbatim=True),
     "detectable_format:constrained_response": Rule({}, _constrained_response),
     "combination:two_responses": Rule({}, _two_responses),
-    "combination:repeat_prompt": Rule({"prompt_to_repeat": TEXT}, _repeat_prompt),
+    "combination:repeat_prompt": Rule({"prompt_to_repeat": TEXT}, _repeat_prompt, verbatim=True),
     "startend:end_checker": showing({"end_phrase": TEXT}, _end_checker),
-    "startend:quotation": Rule({}, _quotation),
+    "startend:quotation": Rule({}, _quotation, verbatim=True),
     "punctuation:no_comma": Rule({}, _no_comma),
 }

@@ -125,9 +125,18 @@ _LISTS_NAMES = re.compile(r"\b(?:key ?word|word|phrase|term)s?\b[^:]{0,60}:\W{0,
 _FILLER = (
     "sure certainly of course okay ok yes done absolutely great hello hi here is it s are this "
     "that the my your below above answer response reply output thank thanks you enjoy hope i "
-    "helps let me know if p note please and"
+    "helps let me know if p note please and again prompt question request task text what wanted "
+    "asked for was as written following to claro por supuesto aquí está tienes esta es la "
+    "respuesta muy bien vale de acuerdo gracias el texto siguiente lo que has pedido pediste "
+    "当然 当然可以 好的 好 可以 没问题 以下是答案 这是答案 以下是我的回答 以下是回答 以下 答案 "
+    "回答 如下"
 )
 _OPENERS = frozenset(_FILLER.split())
+
+
+def only_openers(text: str) -> bool:
+    """Whether a text holds nothing but words such as "Sure! Here it is"."""
+    return all(word in _OPENERS for word in re.findall(r"[^\W_]+", text.lower()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +151,7 @@ class Claims:
     @property
     def nothing_else(self) -> bool:
         """Whether the answer says that it complies, and only openers such as "Sure" are left."""
-        words = re.findall(r"[^\W_]+", self.rest.lower())
-        return self.general and all(word in _OPENERS for word in words)
+        return self.general and only_openers(self.rest)
 
     @property
     def padded(self) -> bool:
@@ -155,8 +163,7 @@ class Claims:
 
 def without_claims(text: str, asked_for: Sequence[str] = ()) -> Claims:
     """`asked_for`: texts of the prompt and the reference; a sentence that stands in one of them was
-    asked for, and is no claim. HTML comments, which no reader sees, are not in the rest either."""
-    text = _without_comments(text)
+    asked for, and is no claim."""
     wanted = [plain(asked) for asked in asked_for]
     rest: list[str] = []
     found: list[str] = []
@@ -174,11 +181,6 @@ def without_claims(text: str, asked_for: Sequence[str] = ()) -> Claims:
         rest += (sentence[:start], sentence[end:], gap)
     general = any(_GENERAL.search(claim.translate(_PLAIN)) for claim in found)
     return Claims("".join(rest), tuple(found), general)
-
-
-def _without_comments(text: str) -> str:
-    before, *comments = text.split("<!--")
-    return before + "".join(comment.partition("-->")[2] for comment in comments)
 
 
 def _sentences(text: str) -> list[tuple[str, str]]:

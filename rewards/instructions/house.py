@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from conjoint.rewards.instructions.rule import Rule, quoted, showing
+from conjoint.rewards.instructions.text import joined, spaced_words, whole_word
 
 _RELATIONS: dict[str, Callable[[int, int], bool]] = {
     "exactly": lambda found, wanted: found == wanted,
@@ -17,13 +18,8 @@ _RELATIONS: dict[str, Callable[[int, int], bool]] = {
 }
 
 
-def _words(text: str) -> list[str]:
-    """Runs without white space that hold a letter or a digit: a dash alone is no word."""
-    return [word for word in text.split() if any(c.isalnum() for c in word)]
-
-
 def _word_count(text: str, asked: Mapping[str, Any]) -> str:
-    found = len(_words(text))
+    found = len(spaced_words(text))
     if _RELATIONS[asked["relation"]](found, asked["count"]):
         return ""
     wanted = f"{asked['relation'].replace('_', ' ')} {asked['count']}"
@@ -33,11 +29,10 @@ def _word_count(text: str, asked: Mapping[str, Any]) -> str:
 def _starts_with(text: str, asked: Mapping[str, Any]) -> str:
     """Whole words: "Sunday" does not start with "Sun". An opening quotation mark is passed over."""
     text, wanted = text.strip(), asked["text"].strip()
-    body = text.lstrip("\"'\u201c\u2018*")
+    body = text.lstrip("\"'\u201c\u2018*\u00a1\u00bf\u00ab\u300c\u300e")
     for candidate in (text, body):
         follows = candidate[len(wanted) : len(wanted) + 1]
-        joined = wanted[-1].isalnum() and follows.isalnum()
-        if candidate.casefold().startswith(wanted.casefold()) and not joined:
+        if candidate.casefold().startswith(wanted.casefold()) and not joined(wanted[-1], follows):
             return ""
     return f"starts with {quoted(text[: len(wanted) + 10])}, wanted {quoted(wanted)}"
 
@@ -45,10 +40,12 @@ def _starts_with(text: str, asked: Mapping[str, Any]) -> str:
 def _ends_with(text: str, asked: Mapping[str, Any]) -> str:
     """Whole words; closing punctuation of the answer is passed over: "Done." ends with "done"."""
     text, wanted = text.strip(), asked["text"].strip()
-    for candidate in (text, text.rstrip(".!?\"'\u201d\u2019* ")):
+    for candidate in (
+        text,
+        text.rstrip(".!?\"'\u201d\u2019* \u3002\uff01\uff1f\u00bb\u300d\u300f\u2026"),
+    ):
         before = candidate[: -len(wanted)][-1:] if len(candidate) > len(wanted) else ""
-        joined = wanted[0].isalnum() and before.isalnum()
-        if candidate.casefold().endswith(wanted.casefold()) and not joined:
+        if candidate.casefold().endswith(wanted.casefold()) and not joined(before, wanted[0]):
             return ""
     return f"ends with {quoted(text[-len(wanted) - 10 :])}, wanted {quoted(wanted)}"
 
@@ -56,8 +53,7 @@ def _ends_with(text: str, asked: Mapping[str, Any]) -> str:
 def _includes(text: str, asked: Mapping[str, Any]) -> str:
     """The keyword as a whole word or phrase, white space and case aside."""
     keyword = " ".join(asked["keyword"].split())
-    pattern = rf"(?<!\w){re.escape(keyword.casefold())}(?!\w)"
-    if re.search(pattern, " ".join(text.split()).casefold()):
+    if re.search(whole_word(keyword.casefold()), " ".join(text.split()).casefold()):
         return ""
     return f"{quoted(keyword)} does not occur"
 
@@ -67,7 +63,7 @@ def _case(text: str, asked: Mapping[str, Any]) -> str:
     style = asked["style"]
     if text.islower() if style == "lower" else text.isupper():
         return ""
-    wrong = next((w for w in _words(text) if w != getattr(w, style)()), None)
+    wrong = next((w for w in spaced_words(text) if w != getattr(w, style)()), None)
     return f"{quoted(wrong)} is not {style} case" if wrong else "no letter has case"
 
 

@@ -6,19 +6,22 @@ answer pays only if every check holds and, by the hack-check, shows what it clai
 without a letter or digit never passes.
 """
 
+import unicodedata
 from dataclasses import dataclass, replace
 from typing import Any
 
 from conjoint.envs.types import ConjointError, Group, Score, Task
 from conjoint.rewards.base import Example, RewardContext, RewardFn
 from conjoint.rewards.combine import each
-from conjoint.rewards.instructions.hack_check import Claims, plain, without_claims
+from conjoint.rewards.instructions.hack_check import Claims, only_openers, without_claims
 from conjoint.rewards.instructions.nuanced import judge_nuanced
 from conjoint.rewards.instructions.reference import Asked, Check, read_reference
 from conjoint.rewards.instructions.rule import Failure, quoted
 from conjoint.rewards.judge.judge import Judge
+from conjoint.rewards.text.claims import normal
 from conjoint.rewards.text.extract import visible_text
 from conjoint.rewards.text.quoting import visible
+from conjoint.rewards.text.reader import readable
 
 NAME = "instructions"
 MODES = ("strict", "loose")
@@ -120,6 +123,7 @@ def _by_code(task: Task, asked: Asked, response: str, config: InstructionsConfig
     text = visible_text(response, dialogue=True)
     if "</think>" in response:
         text = text.strip()  # the blank lines after the thinking are the template's
+    text = unicodedata.normalize("NFC", text)
     if config.hack_check:
         text = visible(text)  # a forbidden word with a hidden character within it is that word
     if not any(c.isalnum() for c in text):
@@ -133,19 +137,26 @@ def _by_code(task: Task, asked: Asked, response: str, config: InstructionsConfig
     }
     if not config.hack_check:
         return _Found(failures, shown=text)
-    claims = without_claims(text, [task.prompt, *(t for c in asked.checks for t in c.texts())])
-    if problem := _no_answer(task, claims):
+    wanted = [task.prompt, *(t for c in asked.checks for t in c.texts())]
+    seen = readable(text)
+    claims = without_claims(seen, wanted)
+    if problem := _no_answer(task, seen, claims):
         return _Found({}, problem)
     for place, check in enumerate(asked.checks):
-        if place not in failures and (hack := _only_claimed(check, claims, config.mode)):
+        if place not in failures and (hack := _only_claimed(check, seen, claims, config.mode)):
             failures[place] = hack
-    return _Found(failures, shown=claims.rest)
+    # A judge may be asked about links; it sees where they lead.
+    shown = without_claims(readable(text, links=True), wanted).rest if asked.nuanced else ""
+    return _Found(failures, shown=shown)
 
 
-def _no_answer(task: Task, claims: Claims) -> str:
+def _no_answer(task: Task, seen: str, claims: Claims) -> str:
     """Why an answer is none, whatever its checks say; "" if it is one."""
-    rest = plain(claims.rest)
-    if rest and not plain(rest.replace(plain(task.prompt), "")):
+    if not any(c.isalnum() for c in seen):
+        return "the answer holds nothing that a reader sees"
+    # Two blanks between words, so that prompts side by side share none.
+    prompt, rest = (f" {normal(text).replace(' ', '  ')} " for text in (task.prompt, claims.rest))
+    if prompt.strip() and prompt in rest and only_openers(rest.replace(prompt, " ")):
         return "the answer is the prompt again"
     if claims.nothing_else:
         return f"the answer only claims compliance: {quoted(claims.found[0][:80])}"
@@ -154,10 +165,11 @@ def _no_answer(task: Task, claims: Claims) -> str:
     return ""
 
 
-def _only_claimed(check: Check, claims: Claims, mode: str) -> str:
-    """How a check that holds does so only by what the answer says of itself, "" if it does not."""
+def _only_claimed(check: Check, seen: str, claims: Claims, mode: str) -> str:
+    """How a check that holds does so only by what the answer says of itself, or by what its reader
+    does not see; "" if it does not."""
     if check.rule.shown is None:
-        return ""
+        return "" if check.rule.verbatim else _failure(check.rule.failure, check, seen, mode)
     failure = _failure(check.rule.shown, check, claims.rest, mode)
     claim = f" without the claim {quoted(claims.found[0][:80])}" if claims.found else ""
     return f"{failure}{claim}" if failure else ""

@@ -20,6 +20,8 @@ class Rule:
     shown: Failure | None = None
     """What the hack-check asks of a text without its claims of compliance, mostly `failure` again;
     None where a claim does not make the check hold, or is itself of the form asked for."""
+    verbatim: bool = False
+    """Whether an answer counts as it is written, markup and all, and not as its reader sees it."""
     conflict: Callable[[Mapping[str, Any]], str] = field(default=lambda _: "")
     """Why no answer can meet these parameters together; "" where one can."""
 

@@ -47,8 +47,8 @@ def same(a: str, b: str) -> bool:
 
 
 def is_blank(answer: str) -> bool:
-    """Whether an answer holds no letter and no digit: empty, or a lone symbol."""
-    return not any(ch.isalnum() for ch in answer)
+    """Whether an answer shows no letter and no digit: empty, or a lone symbol."""
+    return not any(ch.isalnum() for ch in visible(answer))
 
 
 def fault(answer: str, rubrics: Sequence[Rubric]) -> str:

@@ -7,6 +7,7 @@ runs as code in the scoring process could write its own score.
 
 import ast
 import importlib.metadata
+import math
 import re
 import sys
 from dataclasses import fields, replace
@@ -26,7 +27,13 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*")
 _ATTRIBUTE = re.compile(r"\.\s*[A-Za-z]")
 _TRIGONOMETRY = "sin cos tan cot sec csc asin acos atan sinh cosh tanh"
 _FUNCTIONS = frozenset((*_TRIGONOMETRY.split(), "exp", "log", "ln", "sqrt", "Abs", "pi"))
-JUNK = ("", "I do not know", "0")
+_MAX_POWER = 1_000
+_MAX_LETTERED_POWER = 100
+"""Exponents that are worked out, those of powers within powers multiplied; the second where the
+base holds a letter, since a sum raised to it may be written out."""
+_NO_VALUE = re.compile(r"(?<![^\W\d_])(?:nan|inf|infinity|none|null)(?![^\W\d_])", re.IGNORECASE)
+_EXPONENTIAL = re.compile(r"(?<![\w.])(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE]\+?[0-9]+(?!\w)")
+JUNK = ("", "I do not know", "0", "nan", "None", "[]")
 """Answers that say nothing; the prompt itself is tried as well."""
 
 
@@ -73,7 +80,30 @@ def _is_formula(text: str) -> bool:
     no `Integral` or `Derivative`, which restate the problem."""
     if not _SYMBOLS.fullmatch(text) or _ATTRIBUTE.search(text):
         return False
-    return all(len(name) == 1 or name in _FUNCTIONS for name in _NAME.findall(text))
+    if not all(len(name) == 1 or name in _FUNCTIONS for name in _NAME.findall(text)):
+        return False
+    try:
+        _power(ast.parse(text.strip().replace("^", "**"), mode="eval"))
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+def _power(node: ast.AST) -> float:
+    """The largest power that a formula raises anything to. Raises ValueError for a tower of powers
+    and for a power so large that working it out would never end."""
+    if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow)):
+        return max(map(_power, ast.iter_child_nodes(node)), default=1.0)
+    raised, lettered = _power(node.left), any(isinstance(n, ast.Name) for n in ast.walk(node.left))
+    for part in ast.walk(node.right):
+        if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Pow):
+            raise ValueError("a power within an exponent")
+        if isinstance(part, ast.Constant) and isinstance(part.value, (int, float)) and part.value:
+            # A product bounds what sums, products and quotients of these can come to.
+            raised *= max(float(abs(part.value)), 1 / abs(part.value), 2.0)
+    if not raised <= 2 * (_MAX_LETTERED_POWER if lettered else _MAX_POWER):
+        raise ValueError("too large a power")
+    return raised
 
 
 def version() -> str:
@@ -128,6 +158,8 @@ def score(
     dataset = _dataset(name, config, seed, size)
     row = codec.decode(entry)
     _disarm()
+    if word := _no_value(answer, row):
+        return None, f"{word} is no value"
     try:
         value = float(dataset.score_answer(answer, row))
     except Exception as error:
@@ -135,6 +167,23 @@ def score(
     if not 0.0 <= value <= 1.0:
         return None, f"the verifier gave {value}"
     return value, ""
+
+
+def _no_value(answer: str, row: Any) -> str:
+    """The part of an answer that is no finite value, "" if there is none.
+
+    NaN compares with nothing, so that a distance to it is neither too large nor small enough. A
+    word that the row itself has, in question or answer, is one like any other.
+    """
+    own = " ".join(str(row[key] or "") for key in ("question", "answer")).lower()
+    words = {word.lower() for word in _NO_VALUE.findall(own)}
+    for found in _NO_VALUE.finditer(answer):
+        if found.group().lower() not in words:
+            return found.group()
+    for found in _EXPONENTIAL.finditer(answer):
+        if found.group().lower() not in own and math.isinf(float(found.group())):
+            return found.group()[:40]
+    return ""
 
 
 def junk_pay(
@@ -151,7 +200,7 @@ def junk_pay(
         entry = dataset[index]
         for junk in paid:
             text = entry["question"] if junk == "prompt" else junk
-            if _same(text, entry["answer"]):
+            if _same(text, entry["answer"]) or _no_value(text, entry):
                 continue
             try:
                 value = float(dataset.score_answer(text, entry))

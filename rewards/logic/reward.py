@@ -6,7 +6,6 @@ jail (`rewards/logic/gym.py`), never here. An answer that hangs, crashes or is
 refused there scores 0.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,26 +20,33 @@ from conjoint.rewards.text.extract import visible_text
 NAME = "logic"
 ANSWER_FORM = "Give your final answer between <answer> and </answer>."
 """Ends every prompt, unless the config has words of its own."""
-DEADLINE_S = 10.0
+DEADLINE_S = 2.0
 """Wall seconds for one answer; making the dataset again takes up to half of one."""
+PATIENT_S = 8.0
+"""The same for one that has passed them, in a process of its own: the others go on meanwhile."""
 
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_OPEN, _CLOSE = "<answer>", "</answer>"
+_ASCII = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: " ", 0x2212: "-"}
+"""Full-width signs of Chinese and Japanese text, and the minus sign, as the verifiers read them."""
+_END = "\u3002 \t\n"
 _MAX_ANSWER = 20_000
 _FIELDS = {"dataset": str, "config": dict, "seed": int, "size": int, "entry": list}
-_pools: dict[str, VerifierPool] = {}
+_pools: dict[tuple[str, float], VerifierPool] = {}
 
 
-def gym_pool(isolation: str = "auto") -> VerifierPool:
-    """The jail that holds reasoning-gym, one for each tier in this process. See `close_logic`."""
-    if isolation not in _pools:
-        _pools[isolation] = VerifierPool(
+def gym_pool(isolation: str = "auto", deadline_s: float = DEADLINE_S) -> VerifierPool:
+    """The jail that holds reasoning-gym, one for each tier and deadline in this process. See
+    `close_logic`."""
+    key = isolation, deadline_s
+    if key not in _pools:
+        _pools[key] = VerifierPool(
             NAME,
-            deadline_s=DEADLINE_S,
+            deadline_s=deadline_s,
             warm=gym.warm,
             distributions=("reasoning-gym",),
             isolation=isolation,
         )
-    return _pools[isolation]
+    return _pools[key]
 
 
 def close_logic() -> None:
@@ -76,11 +82,14 @@ def validate_reference(reference: Any) -> None:
 
 def final_answer(response: str) -> str:
     """What stands between the last <answer> and </answer> after the thinking; without such tags
-    all that is said after it. An opened tag that is never closed holds no answer."""
-    text = visible_text(response)
-    if found := _ANSWER.findall(text):
-        return found[-1].rpartition("<answer>")[2].strip()
-    return "" if "<answer>" in text else text.strip()
+    all that is said after it. An opened tag that is never closed holds no answer. Full-width signs
+    become plain ones, and a Chinese full stop at the end goes."""
+    text = visible_text(response).translate(_ASCII)
+    closed = text.split(_CLOSE)[:-1]
+    found = next((piece for piece in reversed(closed) if _OPEN in piece), None)
+    if found is not None:
+        return found.rpartition(_OPEN)[2].rstrip(_END).strip()
+    return "" if _OPEN in text else text.rstrip(_END).strip()
 
 
 class LogicVerifier:
@@ -92,6 +101,7 @@ class LogicVerifier:
     def __init__(self, partial: bool = False, isolation: str = "auto") -> None:
         self._partial = partial
         self._pool = gym_pool(isolation)
+        self._patient = gym_pool(isolation, PATIENT_S)
 
     async def __call__(self, task: Task, response: str) -> Score:
         row = task.reference
@@ -107,7 +117,10 @@ class LogicVerifier:
         shown = answer[:80].encode("utf-8", "replace").decode()
         made = (row["dataset"], row["config"], row["seed"], row["size"], row["entry"])
         try:
-            value, refused = await self._pool.call(gym.score, *made, answer)
+            try:
+                value, refused = await self._pool.call(gym.score, *made, answer)
+            except DeadlinePassed:
+                value, refused = await self._patient.call(gym.score, *made, answer)
         except PoolUnavailable as error:
             return Score.infra_error(NAME, str(error))
         except DeadlinePassed as error:

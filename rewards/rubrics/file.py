@@ -3,14 +3,15 @@
 A rubric is a YAML file (docs/self-critique.md), or a mapping inside a task's row.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from yaml.composer import ComposerError
 
+from conjoint.rewards.rubrics.pattern import Pattern, PatternError, compile_pattern
 from conjoint.rewards.rubrics.rubric import EVERY_KIND, KINDS, Criterion, Rubric
 
 T = TypeVar("T")
@@ -45,13 +46,25 @@ class RubricFile:
         return _line_of(self.lines, key)
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads no aliases: a few lines of them stand for millions, or for themselves."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            words = f"the alias *{event.anchor} is not read here; write out what it stands for"
+            raise ComposerError(None, None, words, event.start_mark)
+        return super().compose_node(parent, index)
+
+
 def read_rubric(path: Path) -> RubricFile:
     """The rubric of a file with all its faults, in the order of their lines."""
     try:
         text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        node = yaml.compose(text, _Loader)
+        data = yaml.load(text, _Loader)  # a SafeLoader
+    # ValueError: bytes that are no UTF-8, a date without such a day, a number of 5,000 digits.
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         return RubricFile(path, None, (_unreadable(error),))
     if not isinstance(data, Mapping) or node is None:
         problem = Problem(1, "expected a mapping of keys, see docs/self-critique.md")
@@ -72,16 +85,19 @@ def inline_rubric(data: Mapping[str, Any]) -> Rubric | Problem:
 
     A column of a parquet file gives null for a key that a row lacks.
     """
-    given = {**_INLINE, "short": data.get("intent"), **_without_null(data)}
+    given = {**_INLINE, "short": data.get("intent"), **_without_null(data, depth=3)}
     reader = _Reader(given, {})
     rubric = reader.rubric()
     return reader.problems[0] if reader.problems else rubric
 
 
-def _without_null(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _without_null(v) for k, v in value.items() if v is not None}
-    return [_without_null(v) for v in value] if isinstance(value, list) else value
+def _without_null(value: Any, depth: int) -> Any:
+    """As deep as a rubric goes: keys, the list of criteria, the keys of one."""
+    if isinstance(value, Mapping) and depth:
+        return {k: _without_null(v, depth - 1) for k, v in value.items() if v is not None}
+    if isinstance(value, list) and depth:
+        return [_without_null(v, depth - 1) for v in value]
+    return value
 
 
 def _unreadable(error: Exception) -> Problem:
@@ -183,12 +199,12 @@ class _Reader:
             return self._fail(key, f"a list of texts{some}", value, ())
         return tuple(v.strip() for v in value)
 
-    def _patterns(self, value: Any, key: str) -> tuple[re.Pattern[str], ...]:
+    def _patterns(self, value: Any, key: str) -> tuple[Pattern, ...]:
         found = []
         for i, text in enumerate(self._texts(value, key)):
             try:
-                found.append(re.compile(text, re.IGNORECASE))
-            except re.error as error:
+                found.append(compile_pattern(text))
+            except PatternError as error:
                 self._fail(f"{key}[{i}]", f"a regular expression ({error})", text)
         return tuple(found)
 
@@ -208,7 +224,15 @@ class _Reader:
 
     def _fail(self, key: str, expected: str, got: object, instead: T = None) -> T:
         """Keeps the complaint; `instead` is what reading goes on with."""
-        found = "it is missing" if got is None else f"got {got!r}"
+        found = "it is missing" if got is None else f"got {shown(got)}"
         words = f"'{key}' must be {expected}; {found}"
         self.problems.append(Problem(_line_of(self._lines, key), words))
         return instead
+
+
+def shown(value: object) -> str:
+    """At most 200 characters, of a value of any depth."""
+    try:
+        return f"{value!r:.200}"
+    except (RecursionError, ValueError):
+        return f"a {type(value).__name__} that cannot be shown"

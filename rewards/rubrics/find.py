@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from conjoint.envs.types import ConjointError, Task, derive_seed
-from conjoint.rewards.rubrics.file import Problem, inline_rubric, read_rubric
+from conjoint.rewards.rubrics.file import Problem, inline_rubric, read_rubric, shown
 from conjoint.rewards.rubrics.rubric import EVERY_KIND, KINDS, Criterion, Rubric
 
 __all__ = ["EVERY_KIND", "KINDS", "Criterion", "Rubric", "load_rubrics", "rubrics_for"]
@@ -96,7 +96,9 @@ def task_rubrics(task: Task) -> list[Rubric]:
             rubrics.append(_load(find_rubric(item, key=at)))
             continue
         if not isinstance(item, Mapping):
-            raise ConjointError(f"field '{at}' is {item!r}; expected a name, a path or a mapping")
+            raise ConjointError(
+                f"field '{at}' is {shown(item)}; expected a name, a path or a mapping"
+            )
         rubric = inline_rubric(item)
         if isinstance(rubric, Problem):
             raise ConjointError(f"field '{at}': {rubric.words}")

@@ -8,11 +8,14 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from conjoint.rewards.text.quoting import visible
+from conjoint.rewards.rubrics.pattern import Pattern
+from conjoint.rewards.text.quoting import clip, visible
 
 KINDS = ("core", "prescriptive", "task")
 EVERY_KIND = "*"
 _OPENING_CHARS = 300
+_MAX_ANSWER = 100_000
+"""Characters of an answer that patterns search: of a longer one its beginning and its end."""
 _INTERJECTION = re.compile(r"\w+(?:[ ']\w+){0,3} ?[!.,:;\u2013\u2014-]+[\W_]*")
 _EMPHASIS = re.compile(r"[*_`~#]+")
 
@@ -39,8 +42,8 @@ class Rubric:
     applies_to: tuple[str, ...] = (EVERY_KIND,)
     good: tuple[str, ...] = ()
     bad: tuple[str, ...] = ()
-    forbidden_opening: tuple[re.Pattern[str], ...] = ()
-    forbidden_anywhere: tuple[re.Pattern[str], ...] = ()
+    forbidden_opening: tuple[Pattern, ...] = ()
+    forbidden_anywhere: tuple[Pattern, ...] = ()
     alternative_to: str = ""
     """Rubrics of a run with the same name here are alternatives, of which each group gets one; its
     own name where the file says nothing."""
@@ -54,12 +57,12 @@ class Rubric:
         An opening pattern matches from the first letter or digit on, or after a short interjection
         ("Sure! ..."), so that neither an emoji nor a filler word hides it.
         """
-        text = plain(answer)
+        text = plain(clip(answer, _MAX_ANSWER))
         opening = re.sub(r"^[\W_]+", "", text)[:_OPENING_CHARS]
         starts = [0] + [m.end() for m in [_INTERJECTION.match(opening)] if m]
-        found = [p.match(opening, at) for p in self.forbidden_opening for at in starts]
+        found = [p.match(opening[at:]) for p in self.forbidden_opening for at in starts]
         found += [p.search(text) for p in self.forbidden_anywhere]
-        return next((m.group().strip() for m in found if m), None)
+        return next((words.strip() for words in found if words is not None), None)
 
 
 def plain(text: str) -> str:

@@ -48,7 +48,7 @@ def repeats_itself(found: list[str]) -> bool:
 
 def _blocks(text: str) -> list[str]:
     """Paragraphs and list items, without their markers; wrapped lines are joined."""
-    blocks: list[str] = []
+    blocks: list[list[str]] = []
     open_line = ""
     for raw in text.splitlines():
         line = raw.strip()
@@ -62,11 +62,11 @@ def _blocks(text: str) -> list[str]:
             and (body[0].islower() or len(open_line) >= _WRAPPED)
         )
         if goes_on:
-            blocks[-1] += f" {body}"
+            blocks[-1].append(body)
         elif body:
-            blocks.append(body)
+            blocks.append([body])
         open_line = body
-    return blocks
+    return [" ".join(lines) for lines in blocks]
 
 
 @functools.cache

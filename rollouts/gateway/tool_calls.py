@@ -30,27 +30,42 @@ class Form:
 
 
 def _hermes(text: str) -> _Found:
-    bodies = re.findall(r"<tool_call>(.*?)</tool_call>", text, re.DOTALL)
-    rest = re.sub(r"<tool_call>.*?</tool_call>", "", text, flags=re.DOTALL)
-    if "<tool_call>" in rest or "</tool_call>" in rest:
-        raise ValueError("a call that is not closed")
+    rest, bodies = _cut(text, "<tool_call>", "</tool_call>")
     return rest, [_call(from_json(body)) for body in bodies]
 
 
 def _kimi(text: str) -> _Found:
-    begin, between, end = "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"
-    pattern = f"{re.escape(begin)}(.*?){re.escape(between)}(.*?){re.escape(end)}"
+    between = "<|tool_call_argument_begin|>"
+    rest, bodies = _cut(text, "<|tool_call_begin|>", "<|tool_call_end|>")
     calls = []
-    for written, arguments in re.findall(pattern, text, re.DOTALL):
+    for body in bodies:
+        written, mark, arguments = body.partition(between)
         name = re.fullmatch(r"\s*(?:functions\.)?([\w.-]+):\d+\s*", written)
-        if name is None:
+        if name is None or not mark:
             raise ValueError(f"{written!r} is not functions.NAME:COUNTER")
         calls.append(_call({"name": name[1], "arguments": from_json(arguments)}))
-    rest = re.sub(pattern, "", text, flags=re.DOTALL)
     rest = re.sub(r"<\|tool_calls_section_(?:begin|end)\|>", "", rest)
-    if any(mark in rest for mark in (begin, between, end)):
-        raise ValueError("a call that is not closed")
+    if between in rest:
+        raise ValueError("arguments outside a call")
     return rest, calls
+
+
+def _cut(text: str, begin: str, end: str) -> tuple[str, list[str]]:
+    """(the text outside, what stands between each `begin` and the next `end`), in linear time: the
+    first mark that is not closed ends the search. Raises ValueError for a mark without the other.
+    """
+    rest, bodies, place = [], [], 0
+    while (start := text.find(begin, place)) >= 0:
+        stop = text.find(end, start + len(begin))
+        if stop < 0:
+            raise ValueError("a call that is not closed")
+        rest.append(text[place:start])
+        bodies.append(text[start + len(begin) : stop])
+        place = stop + len(end)
+    outside = "".join(rest) + text[place:]
+    if begin in outside or end in outside:
+        raise ValueError("a call that is not opened")
+    return outside, bodies
 
 
 def _mistral(text: str) -> _Found:

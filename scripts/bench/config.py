@@ -51,7 +51,11 @@ tokens of the judge's prompts over the tokens before the first that differs."""
 SCHEDULER_TARGETS = {"controller_us": 200.0, "occupancy": 0.9}
 """Targets of `conjoint bench scheduler`: microseconds of the controller for an answer; share of the
 engines' places that are taken, where 1 is the bound of continuous batching."""
+TEXT_TARGETS = {"slope": 1.15}
+"""Target of `conjoint bench text`, of every reader of a policy's text: the slope of log time
+against log length, where 1 is linear."""
 ALL_TARGETS = TARGETS | REWARD_TARGETS | ROLLOUT_TARGETS | JOINT_TARGETS | SCHEDULER_TARGETS
+ALL_TARGETS |= TEXT_TARGETS
 _MOST = ("overhead_ms", "soak_left", "soak_growth_mb", "math_wrong", "math_slowest")
 AT_MOST = (
     "head_memory",
@@ -64,6 +68,11 @@ AT_MOST = (
     *(n for n in REWARD_TARGETS if n.startswith(_MOST)),
 )
 """The others are at least."""
+
+
+def at_most(name: str) -> bool:
+    """Whether a target bounds the figure of that name from above."""
+    return name in AT_MOST or name.startswith("slope")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +97,8 @@ class BenchConfig:
     """`rewards`: problems of the mathematics part, each with `group_size` answers."""
     soak: int = 0
     """`rewards`: jobs of the soak, at the end; 0 leaves it out."""
+    characters: int = 1_000_000
+    """`text`: characters of the longest text."""
     parts: list[str] = field(default_factory=lambda: list(PARTS))
     """`rollout`: what is measured, in this order: generation, sync, prefix, joint."""
     prompts: int = 8
@@ -103,7 +114,7 @@ class BenchConfig:
     def validate(self) -> None:
         for key in (
             *("groups", "repeats", "head_tokens", "programs", "problems"),
-            *("prompts", "prompt_tokens", "answer_tokens", "reply_tokens"),
+            *("prompts", "prompt_tokens", "answer_tokens", "reply_tokens", "characters"),
         ):
             if getattr(self, key) < 1:
                 raise ConjointError(f"bench.{key} must be at least 1, not {getattr(self, key)}")
@@ -144,7 +155,7 @@ def against_targets(figures: Figures, targets: Mapping[str, float]) -> dict[str,
         name: {
             "value": value,
             "target": targets[name],
-            "met": value <= targets[name] if name in AT_MOST else value >= targets[name],
+            "met": value <= targets[name] if at_most(name) else value >= targets[name],
             "runs": [runs],
         }
         for name, (value, runs) in figures.items()

@@ -15,6 +15,7 @@ _MEASURED_IN = {
     "rewards": f"{_BENCH}.rewards.measure",
     "rollout": f"{_BENCH}.rollout.measure",
     "scheduler": f"{_BENCH}.scheduler.measure",
+    "text": f"{_BENCH}.rewards.text",
 }
 """Name -> the module whose `measure(cfg)` gives ratios and setting."""
 DEFAULTS = {"joint": ["judge.template=letter", "judge.pairs_per_answer=2"]}
@@ -48,11 +49,11 @@ def show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from conjoint.scripts.bench.config import AT_MOST
+    from conjoint.scripts.bench.config import at_most
 
     console, table = Console(), Table("ratio", "value", "target", "met", "medians")
     for name, ratio in result["ratios"].items():
-        side = "at most" if name in AT_MOST else "at least"
+        side = "at most" if at_most(name) else "at least"
         medians = (
             f"{key} {sorted(values)[len(values) // 2]:.3g}"
             for runs in ratio["runs"]

@@ -102,7 +102,8 @@ BOUNDARIES: list[tuple[str, dict[str, Any] | None, str, str]] = [
     (END, {"end_phrase": "The end."}, 'It is "the END."', "The end. Bye."),
     (QUOTES, {}, ' "a "b" c"\n', '"a" b'),
     (QUOTES, {}, '"a"', "\u201ca\u201d"),
-    (NO_COMMA, {}, "a; b\uff0cc", "a, b"),
+    (NO_COMMA, {}, "a; b\u3002c", "a, b"),
+    (NO_COMMA, {}, "a; b\u00b7c", "a\uff0cb"),
 ]
 
 

@@ -11,6 +11,7 @@ import pytest
 from conjoint.envs.types import ConjointError, Outcome, Score, Task
 from conjoint.rewards.logic import gym
 from conjoint.rewards.logic.reward import (
+    PATIENT_S,
     LogicVerifier,
     close_logic,
     examples,
@@ -142,10 +143,63 @@ def test_only_a_full_score_is_paid_unless_partial_credit_is_asked_for(pool: Veri
 def test_an_answer_that_hangs_scores_0_as_timeout(
     pool: VerifierPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "deadline_s", 1.0)
-    task = examples()[1].task
-    result = score(task, "<answer>9**9**9**9**9</answer>")
+    for held in (pool, gym_pool(deadline_s=PATIENT_S)):
+        monkeypatch.setattr(held, "deadline_s", 0.3)
+    result = score(examples()[1].task, "<answer>(x+a+b+c+d+f+g+h+j+k+l)**99</answer>")
     assert (result.value, result.outcome) == (0.0, Outcome.TIMEOUT)
+
+
+@pytest.mark.parametrize(
+    ("formula", "taken"),
+    [
+        ("9**9**9**9", False),
+        ("9^9^9^9", False),
+        ("((9**999)**999)**999", False),
+        ("9**(999*999*999)", False),
+        ("9**(1/0.0001)", False),
+        ("9**sqrt(10**30)", False),
+        ("9**" + "9" * 1900, False),
+        ("(x+y)**400", False),
+        ("(" * 900 + "1" + ")" * 900, False),
+        ("x**2/3 + C", True),
+        ("(x+1)**20 - x**(1/2) + 2**10", True),
+        ("exp(-x**2)/sqrt(2*pi)", True),
+    ],
+)
+def test_a_power_that_would_never_be_worked_out_is_no_formula(formula: str, taken: bool) -> None:
+    assert gym._is_formula(formula) is taken
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["nan", "-NaN", "nan + nanj", "inf-infj", "\uff4e\uff41\uff4e", "1e999", "None"],
+)
+def test_what_is_no_finite_value_is_never_paid(pool: VerifierPool, answer: str) -> None:
+    """The distance of complex_arithmetic to NaN was as good as none."""
+    task = source(pool, {"complex_arithmetic": {}}, allow_gameable=False).task(0)
+    result = score(task, f"<answer>{answer}</answer>", partial=True)
+    assert result.value == 0.0 and "is no value" in result.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "row", "word"),
+    [
+        ("banana, inferno, nano", "yes", ""),
+        ("0x1e999", "no", ""),
+        ("1e5", "100000", ""),
+        ("None", "None", ""),
+        ('{"state": null}', '{"state": null, "safe": true}', ""),
+        ("null", None, "null"),
+        ("[1, nan]", "[1, 2]", "nan"),
+        ("-Infinity", "5", "Infinity"),
+        ("2 * 1E+400", "5", "1E+400"),
+        ("1" + "0" * 400 + "e5", "5", "1" + "0" * 39),
+    ],
+)
+def test_words_of_no_value_count_only_where_the_row_has_them(
+    answer: str, row: str | None, word: str
+) -> None:
+    assert gym._no_value(answer, {"question": "What is it?", "answer": row}) == word
 
 
 def test_each_example_is_paid_and_none_of_its_cheats(
@@ -169,6 +223,14 @@ def test_each_example_is_paid_and_none_of_its_cheats(
         ("<answer>6<answer>7</answer>", "7"),
         ("<think>7", ""),
         ("<answer></answer>", ""),
+        ("答案是<answer>-4</answer>。", "-4"),
+        ("答案是＜answer＞−４＜／answer＞", "-4"),  # noqa: RUF001
+        ("<answer>４２。</answer>", "42"),  # noqa: RUF001
+        ("４２。\n", "42"),  # noqa: RUF001
+        ("La respuesta es <answer>-4</answer>, ¿no?", "-4"),
+        ("<answer>sí</answer>", "sí"),
+        ("<answer>" * 12_000, ""),
+        ("<answer>7</answer>" + "</answer>" * 9_000, "7"),
     ],
 )
 def test_the_answer_stands_between_the_last_tags(response: str, answer: str) -> None:
@@ -261,7 +323,7 @@ def test_junk_that_is_right_by_chance_is_no_reason_to_refuse(pool: VerifierPool)
     # "0" is the right answer in half of circuit_logic's rows, and pays in no other.
     assert source(pool, {"circuit_logic": {}}, allow_gameable=False).task(0)
     paid = pool.call_blocking(gym.junk_pay, "circuit_logic", {}, 1, 40, False)
-    assert paid == {"": 0.0, "I do not know": 0.0, "0": 0.0, "prompt": 0.0}
+    assert paid == dict.fromkeys((*gym.JUNK, "prompt"), 0.0)
     # With partial credit it matters what junk earns without being right.
     with pytest.raises(ConjointError, match="rectangle_count pays"):
         source(pool, {"rectangle_count": {}}, allow_gameable=False, partial=True)

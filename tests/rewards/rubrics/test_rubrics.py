@@ -303,3 +303,53 @@ def test_one_of_several_alternatives_is_drawn_for_each_group(tmp_path: Path) -> 
     again = [rubrics_for(open_task(prompt=f"Why {i}?"), run, 0) for i in range(40)]
     assert again == drawn
     assert [rubrics_for(open_task(prompt=f"Why {i}?"), run, 1) for i in range(40)] != drawn
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "a: &a [x, x]\n" + "".join(f"{k}: &{k} [*a, *a]\n" for k in "bcdefghi"),
+            "line 2): the alias *a is not read here",
+        ),
+        ("name: &n\n  again: *n\n", "line 2): the alias *n"),
+        ("&a [*a]", "the alias *a"),
+        ("base: &b {name: x}\nname:\n  <<: *b\n", "line 3): the alias *b"),
+        ("[" * 5_000, "not readable YAML"),
+        ("a: " * 1 + "{a: " * 3_000, "not readable YAML"),
+        ("version: 2026-02-31", "not readable YAML"),
+        ("version: " + "9" * 5_000, "not readable YAML"),
+        ("name: \x00", "not readable YAML"),
+        ("? [a]\n: b", "not readable YAML"),
+    ],
+)
+def test_a_file_that_grows_or_never_ends_is_one_problem(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    path = tmp_path / "bomb.yaml"
+    path.write_text(text)
+    (problem,) = read_rubric(path).problems
+    assert words in problem.words and len(problem.words) < 400
+    with pytest.raises(ConjointError, match=r"bomb\.yaml:\d+: "):
+        load_rubrics([str(path)])
+
+
+def test_what_a_problem_shows_of_a_value_is_short(tmp_path: Path) -> None:
+    path = write(tmp_path, criteria=[{"text": ["x" * 10_000]}], name=["y"] * 10_000)
+    assert max(len(problem.words) for problem in read_rubric(path).problems) < 400
+
+
+def test_a_deep_mapping_in_a_row_is_one_sentence() -> None:
+    deep: object = "x"
+    for _ in range(3_000):
+        deep = [deep]
+    with pytest.raises(ConjointError, match=r"rubrics\[0\]"):
+        rubrics_for(Task.make("open", "?", None, {"rubrics": [{"criteria": deep}]}), [], 0)
+
+
+def test_a_pattern_that_is_not_linear_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path, kind="prescriptive", forbidden={"anywhere": ["fine", r"(\w+) \1"]})
+    (problem,) = read_rubric(path).problems
+    assert "forbidden.anywhere[1]" in problem.words and "linear time" in problem.words
+    line = path.read_text().splitlines()[problem.line - 1]
+    assert r"\1" in line

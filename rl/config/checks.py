@@ -9,7 +9,13 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from conjoint.envs.types import CALIBRATION, ConjointError
-from conjoint.rewards.registry import always_judged, may_ask_judge
+from conjoint.rewards.registry import (
+    REWARDS,
+    always_judged,
+    default_kinds,
+    may_ask_judge,
+    score_name,
+)
 from conjoint.rl.config.overrides import suggest
 from conjoint.rl.learner.deepspeed_config import deepspeed_config
 
@@ -117,9 +123,27 @@ def _validate_tasks(cfg: "Config") -> None:
                 f"budget.toggle.kinds: {kind} is judged by rubrics alone, so no answer of it is "
                 "correct and no length limit could be set; leave it out"
             )
+    _validate_rewards(cfg)
     _validate_confidence(cfg)
     if not cfg.kinds:
         raise ConjointError("no task kind is left: give some tasks.KIND.weight above 0")
+
+
+def _validate_rewards(cfg: "Config") -> None:
+    """A key by kind or by reward must name one that is there; else it would do nothing."""
+    kinds = {*cfg.tasks, *default_kinds()}
+    used = [name for kind in kinds for name in cfg.reward.kinds.get(kind, ())]
+    own = [score_name(name) for name in used if name not in REWARDS]
+    for key, names, known in (
+        ("reward.kinds", cfg.reward.kinds, kinds),
+        ("reward.weights", cfg.reward.weights, {*map(score_name, used), CALIBRATION}),
+        ("reward.ranges", cfg.reward.ranges, own),
+    ):
+        for name in names:
+            if name not in known:
+                what = "task kind" if key == "reward.kinds" else "reward that a kind has"
+                hint = suggest(name, known) if known else "there is no reward of your own"
+                raise ConjointError(f"{key}.{name} names no {what}; {hint}")
 
 
 def _validate_confidence(cfg: "Config") -> None:
@@ -139,17 +163,7 @@ def _validate_confidence(cfg: "Config") -> None:
                 f"tasks.{kind}.agent.run writes its own prompts, so nothing asks for "
                 f"tasks.{kind}.confidence; turn one of them off"
             )
-        weights = [cfg.reward.weights.get(name.rpartition(":")[2], 1.0) for name in rewards]
-        if not sum(weights) > 0:
-            raise ConjointError(
-                f"tasks.{kind}.confidence would be all that pays {kind}, and a wrong answer with "
-                "confidence 0 as much as a right one with 1; give one of its rewards a weight "
-                "above 0 in reward.weights"
-            )
-    weight = cfg.reward.weights.get(CALIBRATION)
-    if weight is not None and not 0 <= weight < float("inf"):
-        raise ConjointError(f"reward.weights.{CALIBRATION}={weight} must be 0 or more")
-    if weight is not None and not cfg.confident:
+    if CALIBRATION in cfg.reward.weights and not cfg.confident:
         raise ConjointError(
             f"reward.weights.{CALIBRATION} has no effect: no task kind states a confidence; set "
             "tasks.KIND.confidence=true"
@@ -205,6 +219,17 @@ def _validate_sizes(cfg: "Config") -> None:
         raise ConjointError(
             f"rollout.groups_per_step={rollout.groups_per_step} prompts cannot be split into "
             f"learner.updates_per_batch={learner.updates_per_batch} equal updates"
+        )
+    if cfg.ptx.enabled and cfg.ptx.rows_per_step < learner.updates_per_batch:
+        raise ConjointError(
+            f"ptx.rows_per_step={cfg.ptx.rows_per_step} leaves some of the "
+            f"learner.updates_per_batch={learner.updates_per_batch} updates without PTX; give each "
+            "at least one row"
+        )
+    if rollout.max_turns > 1 and not any(task.agent.run for task in cfg.kinds.values()):
+        raise ConjointError(
+            f"rollout.max_turns={rollout.max_turns} has no effect: every task is answered in one "
+            "turn unless tasks.KIND.agent.run plays it; leave it at 1"
         )
     for kind in (*cfg.kinds, "critic"):
         if (largest := cfg.largest_budget_of(kind)) >= rollout.max_model_len:

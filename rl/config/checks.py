@@ -255,18 +255,19 @@ def _validate_nucleus(cfg: "Config") -> None:
     The engine renormalises over the nucleus, so learner over engine probability is the mass of the
     nucleus, between top_p and 1, even without numerical error. The weights must contain this ratio.
     """
+    mismatch = cfg.mismatch.given(cfg.loss.old_policy)
     for kind, top_p in cfg.rollout.top_p.items():
         if top_p == 1:
             continue
-        if cfg.mismatch.correction == "none" or cfg.mismatch.level != "token":
+        if mismatch.correction == "none" or mismatch.level != "token":
             raise ConjointError(
                 f"rollout.top_p.{kind}={top_p} draws from fewer tokens than the learner trains on; "
-                "it needs mismatch.correction=truncate or band and mismatch.level=token, which "
-                "weigh each token for it"
+                "it needs loss.old=learner, mismatch.correction=truncate or band and "
+                "mismatch.level=token, which weigh each token for it"
             )
-        if cfg.mismatch.correction == "band" and cfg.mismatch.low > top_p:
+        if mismatch.correction == "band" and mismatch.low > top_p:
             raise ConjointError(
-                f"mismatch.low={cfg.mismatch.low} would drop tokens of rollout.top_p.{kind}="
+                f"mismatch.low={mismatch.low} would drop tokens of rollout.top_p.{kind}="
                 f"{top_p}, whose ratio may be as low as that; lower it or raise top_p"
             )
 

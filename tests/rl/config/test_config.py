@@ -178,13 +178,20 @@ CONTRADICTIONS = {
     "nucleus of no kind": (["rollout.top_p.mth=0.9"], "rollout.top_p.mth names no task kind"),
     "nucleus of nothing": (["rollout.top_p.math=0"], "rollout.top_p.math=0"),
     "nucleus without a weight": (
-        ["rollout.top_p.math=0.9", "mismatch.correction=none"], "needs mismatch.correction="
+        ["rollout.top_p.math=0.9", "loss.old=learner", "mismatch.correction=none"],
+        "mismatch.correction=truncate or band and",
     ),
     "nucleus with a weight a sequence": (
-        ["rollout.top_p.math=0.9", "mismatch.level=sequence"], "and mismatch.level=token"
+        ["rollout.top_p.math=0.9", "loss.old=learner", "mismatch.level=sequence"],
+        "mismatch.level=token, which",
+    ),
+    "nucleus of an old sampler": (["rollout.top_p.math=0.9"], "it needs loss.old=learner"),
+    "a ratio counted twice": (
+        ["mismatch.correction=truncate"], "log-ratio holds that already; set loss.old=learner"
     ),
     "nucleus below the band": (
-        ["rollout.top_p.math=0.4", "mismatch.correction=band"], "mismatch.low=0.5 would drop"
+        ["rollout.top_p.math=0.4", "loss.old=learner", "mismatch.correction=band"],
+        "mismatch.low=0.5 would drop",
     ),
     "nothing left": (
         [f"tasks.{kind}.weight=0" for kind in ("math", "code", "instruction", "open")],
@@ -310,7 +317,7 @@ def test_what_lies_just_inside_each_limit_is_accepted():
     load_config([*SHARED, "rollout.sleep=true", "weight_sync.delta=true"])
     load_config(["rollout.backend=transformers", "rollout.engines=2"])
     load_config(["ptx.weight=0", "ptx.max_tokens=5000", 'ptx.source=""'])
-    load_config(["rollout.top_p.math=0.5", "mismatch.correction=band"])
+    load_config(["rollout.top_p.math=0.5", "loss=grpo", "mismatch.correction=band"])
     load_config(["rollout.top_p.math=1", "mismatch.correction=none"])
     load_config(["budget.enabled=false", "budget.length.weight.math=0.5"])
 

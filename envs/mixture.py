@@ -16,12 +16,12 @@ from conjoint.envs.sources.dataset import RowSubset
 from conjoint.envs.types import ConjointError, Message, Task, derive_seed
 
 CRITIC = "critic"
+"""Name of the mixture's own queue of critic tasks, beside the sources."""
 CRITIC_CAPACITY = 256
 """Largest number of queued critic tasks. The oldest are dropped beyond it."""
 CRITIC_MAX_AGE = 8
 """Largest number of steps that a critic task waits in the queue. The answers in it come from an
 older policy with each step."""
-"""Name of the mixture's own queue of critic tasks, beside the sources."""
 
 
 class Source(Protocol):
@@ -83,8 +83,9 @@ class Mixture:
     def next(self, count: int) -> list[Task]:
         """The next `count` tasks, with the kinds spread evenly over the list.
 
-        Each source gets its share, rounded to whole tasks; later steps make up for the rounding. If
-        the queue has fewer critic tasks than their share, the other sources fill it up.
+        Each source gets its share, rounded to whole tasks; later steps make up for the rounding.
+        The newest critic tasks come first. If the queue has fewer than their share, the other
+        sources fill it up.
         """
         self._draws += 1
         self._drop_stale()
@@ -98,8 +99,13 @@ class Mixture:
         ]
         return [drawn[name][position] for _, _, position, name in sorted(places)]
 
+    def critic_due(self, count: int) -> int:
+        """How many critic tasks the next `count` tasks ask for."""
+        return apportion(count, self._shares, dict(self._credits)).get(CRITIC, 0)
+
     def feed(self, tasks: Sequence[Task]) -> None:
-        """Append critic tasks to the queue; beyond its capacity the oldest are dropped and counted.
+        """Append critic tasks to the queue, to be drawn in this order before all that wait. Beyond
+        its capacity the oldest are dropped and counted.
 
         Without a weight for critic tasks all are dropped. Raises ConjointError for a task that
         plain JSON cannot hold.
@@ -108,7 +114,7 @@ class Mixture:
             self._dropped["overflow"] += len(tasks)
             return
         # The JSON round trip is made here already, so that a resumed run has exactly these tasks.
-        self._queue.extend((self._draws, restored_task(plain_task(task))) for task in tasks)
+        self._queue.extend((self._draws, restored_task(plain_task(task))) for task in tasks[::-1])
         while len(self._queue) > CRITIC_CAPACITY:
             self._queue.popleft()
             self._dropped["overflow"] += 1
@@ -181,7 +187,7 @@ class Mixture:
 
     def _draw(self, name: str) -> Task:
         if name == CRITIC:
-            return self._queue.popleft()[1]
+            return self._queue.pop()[1]
         source, cursor = self._sources[name], self._cursors[name]
         self._cursors[name] = cursor + 1
         length = _length(source)

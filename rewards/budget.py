@@ -26,7 +26,7 @@ class BudgetConfig:
     """null: as at the first step."""
     end_tokens: dict[str, int] = field(default_factory=dict)
     penalty: float = -0.5
-    """Reward of a truncated answer, in place of its score."""
+    """Reward of a truncated answer, in place of its score; at most 0, the score of a wrong one."""
     soft_share: float = 0.0
     """Last share of a budget in which a finished answer pays too: nothing where the share begins,
     the whole penalty at the budget, in a line (DAPO's soft overlong punishment, arXiv 2503.14476,
@@ -37,6 +37,11 @@ class BudgetConfig:
     def validate(self) -> None:
         if not 0 <= self.soft_share <= 1:
             raise ConjointError(f"budget.soft_share={self.soft_share} must lie between 0 and 1")
+        if not float("-inf") < self.penalty <= 0:
+            raise ConjointError(
+                f"budget.penalty={self.penalty} must be 0 or less: above 0 an answer that is cut "
+                "off pays more than a wrong one that ends"
+            )
         self._validate_schedule()
         needs_budgets = {
             "soft_share": self.soft_share,

@@ -57,6 +57,28 @@ class RewardConfig:
     def only_rubric(self, kind: str) -> bool:
         return self.kinds.get(kind) == ["rubric"]
 
+    def weight_of(self, reward: str) -> float:
+        """The weight of a reward of `kinds`."""
+        return self.weights.get(score_name(reward), 1.0)
+
+    def validate(self) -> None:
+        for name, weight in self.weights.items():
+            if not 0 <= weight < float("inf"):
+                raise ConjointError(f"reward.weights.{name}={weight} must be 0 or more")
+        for kind, rewards in self.kinds.items():
+            names = [score_name(reward) for reward in rewards]
+            for name in names:
+                if names.count(name) > 1:
+                    raise ConjointError(
+                        f"reward.kinds.{kind} has two rewards whose scores are named {name}; "
+                        "give one of the functions another name"
+                    )
+            if rewards and not any(map(self.weight_of, rewards)):
+                raise ConjointError(
+                    f"reward.weights leaves nothing that pays {kind}: give one of "
+                    f"{', '.join(names)} a weight above 0"
+                )
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -182,6 +204,11 @@ RewardTable = Mapping[str, Mapping[str, RewardFn]]
 """Task kind -> score name -> reward."""
 
 
+def score_name(reward: str) -> str:
+    """The name of a reward's scores: its own, or the function's of one of the user's."""
+    return reward.rpartition(":")[2]
+
+
 def default_kinds() -> dict[str, list[str]]:
     """Task kind -> its rewards, where the config names none."""
     found: dict[str, list[str]] = {}
@@ -250,7 +277,7 @@ def load_own_rewards(cfg: RewardConfig) -> OwnRewards:
                     f"reward.kinds.{kind} names {name!r}; known are {', '.join(REWARDS)}, and "
                     "module:function or path/to/file.py:function for one of your own"
                 )
-            if name.rpartition(":")[2] == CALIBRATION:
+            if score_name(name) == CALIBRATION:
                 raise ConjointError(
                     f"reward.kinds.{kind}: {name!r} has the name of the score that pays stated "
                     "confidences; call the function something else"
@@ -261,7 +288,7 @@ def load_own_rewards(cfg: RewardConfig) -> OwnRewards:
 
 def load_own_reward(cfg: RewardConfig, name: str, key: str) -> PluginReward:
     """A reward of the user's own with its settings. Raises ConjointError naming the key."""
-    low, high = cfg.ranges.get(name.rpartition(":")[2], (0.0, 1.0))
+    low, high = cfg.ranges.get(score_name(name), (0.0, 1.0))
     return load_plugin(PluginConfig(name, deadline_s=cfg.deadline_s, low=low, high=high), key)
 
 

@@ -125,6 +125,7 @@ def plan_words(cfg: Config) -> list[str]:
             for kind in (cfg.kinds if cfg.budget.enabled else ())
         },
     )
+    words.append(objective_words(cfg))
     words += length_words(cfg.budget)
     words += confidence_words(cfg)
     words += judge_words(cfg)
@@ -139,6 +140,17 @@ def plan_words(cfg: Config) -> list[str]:
     if not cfg.cluster.measured:
         words.append("This configuration has not been measured yet on its hardware.")
     return words
+
+
+def objective_words(cfg: Config) -> str:
+    """A sentence on the objective and on what its log-ratio is taken to."""
+    if cfg.loss.old_policy == "sampler":
+        return f"Objective {cfg.loss.name}: the old policy is the one that sampled."
+    correction = cfg.mismatch.given("learner").correction
+    return (
+        f"Objective {cfg.loss.name}: the old policy is the learner's before each step; "
+        f"mismatch.correction={correction} for what lies between it and the sampler."
+    )
 
 
 def length_words(budget: BudgetConfig) -> list[str]:

@@ -7,7 +7,7 @@ count from 0. The weights before step n have version n.
 from conjoint.envs.types import Group, derive_seed
 from conjoint.rewards.assign import assign_rewards, correct_lengths
 from conjoint.rl.algo.advantages import assign_advantages
-from conjoint.rl.critic.tasks import critic_tasks
+from conjoint.rl.critic.tasks import critic_ages, critic_tasks
 from conjoint.rl.system import System
 
 
@@ -63,6 +63,8 @@ async def learn(s: System, groups: list[Group]) -> dict[str, float]:
     with s.record.clock.phase("sync"):
         await s.sync(s.step + 1)
     # Verified answers become judge tasks, which the mixture draws in later steps.
-    critic = critic_tasks(groups, cfg.critic, seed, judge=cfg.judge)
+    due = s.sampling.mixture.critic_due(cfg.rollout.groups_per_step)
+    critic = critic_tasks(groups, cfg.critic, seed, judge=cfg.judge, due=due, step=s.step)
     s.sampling.mixture.feed(critic)
+    metrics |= critic_ages(groups, s.step)
     return metrics | {"critic/tasks": float(len(critic)), "ptx/weight": batch.ptx_weight}

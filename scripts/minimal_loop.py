@@ -89,7 +89,9 @@ async def train(cfg: Config) -> Any:
         decoder.model.load_state_dict(learner.model.state_dict())
         decoder.version = step + 1
         # A right and a wrong answer make a judge task: the policy learns to tell them apart.
-        tasks.mixture.feed(critic_tasks(groups, cfg.critic, seed, judge=cfg.judge))
+        due = tasks.mixture.critic_due(sampling.groups_per_step)
+        critic = critic_tasks(groups, cfg.critic, seed, judge=cfg.judge, due=due, step=step)
+        tasks.mixture.feed(critic)
         scores = [f"{k} {v:.3f}" for k, v in step_metrics(groups).items() if "score/" in k]
         print(f"step {step + 1}:", *scores, f"ptx loss {ptx_loss:.3f}", flush=True)
     compare(before, await rollout(heldout, 1, "heldout", 0))
@@ -118,8 +120,7 @@ class PlainSampler:
         return (await batch)[place]
 
     async def _decode(self) -> list[Completion]:
-        requests, self._requests = self._requests, []
-        batch = self._decoder.batch(requests)
+        batch, self._requests = self._decoder.batch(self._requests), []
         while batch.running:
             batch.step()
         version = self._decoder.version

@@ -5,7 +5,7 @@ the losses and metrics of micro-batches and ranks add up to those of the mini-ba
 averages the optional KL to a reference in the same way as its own terms.
 
 In the formulas A is the advantage, logp and old are the log-probs of a token under the current and
-the old policy (before the first update of the batch), and ratio = exp(logp - old).
+the old policy, and ratio = exp(logp - old). `LossConfig.old` says which policy the old one is.
 Shapes: T trained tokens of the micro-batch.
 """
 
@@ -25,9 +25,14 @@ class LossConfig:
 
     name: str = "k2"
     """One of `LOSSES`."""
+    old: str | None = None
+    """The old policy. sampler: the one that drew the token, engine and stale weights included.
+    learner: the learner before the first update of the batch; what lies between it and the sampler
+    is `mismatch.correction`'s (the decoupled form). null: sampler for k2 and k2_5, as their papers
+    have it, learner for the others."""
     tau: float = 0.1
-    """k2, k2_5: strength of the pull to the old policy. It has no effect with one update for each
-    batch of on-policy data, where the log-ratio is zero."""
+    """k2, k2_5: strength of the pull to the old policy. It has no effect where the log-ratio is
+    zero: in the first update of a batch that the same weights drew, or with old=learner."""
     band_low: float = 0.25
     """k2_5: tokens with a log-ratio below -band_low have no policy gradient."""
     band_high: float = 0.25
@@ -54,12 +59,13 @@ class LossConfig:
     def validate(self) -> None:
         """Raises ConjointError for an unknown objective, a constant out of range, and a constant
         that the objective ignores."""
-        if self.name not in LOSSES:
-            raise ConjointError(f"loss.name is {self.name!r}; choose one of {sorted(LOSSES)}")
+        _check_choice("name", self.name, LOSSES)
+        if self.old is not None:
+            _check_choice("old", self.old, OLD_POLICIES)
         self._validate_reference()
         used = LOSS_KEYS[self.name]
         for key in fields(self):
-            if key.name == "name" or key.name in _REFERENCE_KEYS:
+            if key.name in ("name", "old") or key.name in _REFERENCE_KEYS:
                 continue
             value = getattr(self, key.name)
             if key.name not in used and value != key.default:
@@ -69,6 +75,11 @@ class LossConfig:
                 )
             if value <= 0:
                 raise ConjointError(f"loss.{key.name} must be above 0, not {value}")
+
+    @property
+    def old_policy(self) -> str:
+        """One of `OLD_POLICIES`."""
+        return self.old or ("sampler" if self.name in _OLD_SAMPLES else "learner")
 
     def _validate_reference(self) -> None:
         _check_choice("kl_estimator", self.kl_estimator, KL_ESTIMATORS)
@@ -110,10 +121,10 @@ class LossInputs:
     logprobs: "Tensor"
     """Log-probs under the current policy, with gradient."""
     old_logprobs: "Tensor"
-    """The learner's own log-probs before the first update of this batch, without gradient."""
+    """Log-probs under the old policy (`LossConfig.old_policy`), without gradient."""
     weights: "Tensor"
-    """Detached weight of each token's policy gradient, from `mismatch.py`; 1 leaves it unchanged.
-    Engine log-probs are used there only, so that no loss can mistake them for `old_logprobs`."""
+    """Detached weight of each token's policy gradient, from `mismatch.py`; 1 leaves it unchanged,
+    and is all there is where the sampler is the old policy: the ratio holds the rest already."""
     advantages: "Tensor"
     sequence: "Tensor"
     """Index of each token's sequence, 0..local_sequences-1."""
@@ -352,6 +363,11 @@ LOSSES: dict[str, LossFn] = {
     "rloo": rloo,
     "reinforce_pp": reinforce_pp,
 }
+
+OLD_POLICIES = ("sampler", "learner")
+"""Choices of `LossConfig.old`."""
+_OLD_SAMPLES = frozenset({"k2", "k2_5"})
+"""Objectives whose papers define the log-ratio to the policy that sampled."""
 
 _CLIP = frozenset({"clip_low", "clip_high"})
 LOSS_KEYS: dict[str, frozenset[str]] = {

@@ -9,7 +9,13 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from conjoint.envs.types import CALIBRATION, ConjointError
-from conjoint.rewards.registry import always_judged, may_ask_judge
+from conjoint.rewards.registry import (
+    REWARDS,
+    always_judged,
+    default_kinds,
+    may_ask_judge,
+    score_name,
+)
 from conjoint.rl.config.overrides import suggest
 from conjoint.rl.learner.deepspeed_config import deepspeed_config
 
@@ -117,9 +123,27 @@ def _validate_tasks(cfg: "Config") -> None:
                 f"budget.toggle.kinds: {kind} is judged by rubrics alone, so no answer of it is "
                 "correct and no length limit could be set; leave it out"
             )
+    _validate_rewards(cfg)
     _validate_confidence(cfg)
     if not cfg.kinds:
         raise ConjointError("no task kind is left: give some tasks.KIND.weight above 0")
+
+
+def _validate_rewards(cfg: "Config") -> None:
+    """A key by kind or by reward must name one that is there; else it would do nothing."""
+    kinds = {*cfg.tasks, *default_kinds()}
+    used = [name for kind in kinds for name in cfg.reward.kinds.get(kind, ())]
+    own = [score_name(name) for name in used if name not in REWARDS]
+    for key, names, known in (
+        ("reward.kinds", cfg.reward.kinds, kinds),
+        ("reward.weights", cfg.reward.weights, {*map(score_name, used), CALIBRATION}),
+        ("reward.ranges", cfg.reward.ranges, own),
+    ):
+        for name in names:
+            if name not in known:
+                what = "task kind" if key == "reward.kinds" else "reward that a kind has"
+                hint = suggest(name, known) if known else "there is no reward of your own"
+                raise ConjointError(f"{key}.{name} names no {what}; {hint}")
 
 
 def _validate_confidence(cfg: "Config") -> None:
@@ -139,17 +163,7 @@ def _validate_confidence(cfg: "Config") -> None:
                 f"tasks.{kind}.agent.run writes its own prompts, so nothing asks for "
                 f"tasks.{kind}.confidence; turn one of them off"
             )
-        weights = [cfg.reward.weights.get(name.rpartition(":")[2], 1.0) for name in rewards]
-        if not sum(weights) > 0:
-            raise ConjointError(
-                f"tasks.{kind}.confidence would be all that pays {kind}, and a wrong answer with "
-                "confidence 0 as much as a right one with 1; give one of its rewards a weight "
-                "above 0 in reward.weights"
-            )
-    weight = cfg.reward.weights.get(CALIBRATION)
-    if weight is not None and not 0 <= weight < float("inf"):
-        raise ConjointError(f"reward.weights.{CALIBRATION}={weight} must be 0 or more")
-    if weight is not None and not cfg.confident:
+    if CALIBRATION in cfg.reward.weights and not cfg.confident:
         raise ConjointError(
             f"reward.weights.{CALIBRATION} has no effect: no task kind states a confidence; set "
             "tasks.KIND.confidence=true"
@@ -206,6 +220,17 @@ def _validate_sizes(cfg: "Config") -> None:
             f"rollout.groups_per_step={rollout.groups_per_step} prompts cannot be split into "
             f"learner.updates_per_batch={learner.updates_per_batch} equal updates"
         )
+    if cfg.ptx.enabled and cfg.ptx.rows_per_step < learner.updates_per_batch:
+        raise ConjointError(
+            f"ptx.rows_per_step={cfg.ptx.rows_per_step} leaves some of the "
+            f"learner.updates_per_batch={learner.updates_per_batch} updates without PTX; give each "
+            "at least one row"
+        )
+    if rollout.max_turns > 1 and not any(task.agent.run for task in cfg.kinds.values()):
+        raise ConjointError(
+            f"rollout.max_turns={rollout.max_turns} has no effect: every task is answered in one "
+            "turn unless tasks.KIND.agent.run plays it; leave it at 1"
+        )
     for kind in (*cfg.kinds, "critic"):
         if (largest := cfg.largest_budget_of(kind)) >= rollout.max_model_len:
             raise ConjointError(
@@ -230,18 +255,19 @@ def _validate_nucleus(cfg: "Config") -> None:
     The engine renormalises over the nucleus, so learner over engine probability is the mass of the
     nucleus, between top_p and 1, even without numerical error. The weights must contain this ratio.
     """
+    mismatch = cfg.mismatch.given(cfg.loss.old_policy)
     for kind, top_p in cfg.rollout.top_p.items():
         if top_p == 1:
             continue
-        if cfg.mismatch.correction == "none" or cfg.mismatch.level != "token":
+        if mismatch.correction == "none" or mismatch.level != "token":
             raise ConjointError(
                 f"rollout.top_p.{kind}={top_p} draws from fewer tokens than the learner trains on; "
-                "it needs mismatch.correction=truncate or band and mismatch.level=token, which "
-                "weigh each token for it"
+                "it needs loss.old=learner, mismatch.correction=truncate or band and "
+                "mismatch.level=token, which weigh each token for it"
             )
-        if cfg.mismatch.correction == "band" and cfg.mismatch.low > top_p:
+        if mismatch.correction == "band" and mismatch.low > top_p:
             raise ConjointError(
-                f"mismatch.low={cfg.mismatch.low} would drop tokens of rollout.top_p.{kind}="
+                f"mismatch.low={mismatch.low} would drop tokens of rollout.top_p.{kind}="
                 f"{top_p}, whose ratio may be as low as that; lower it or raise top_p"
             )
 

@@ -7,6 +7,8 @@ blind which is correct, in the judge's own template, and trained on the answer l
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
 
 from conjoint.envs.types import ConjointError, Group, Status, Task, Trajectory, derive_seed
 from conjoint.rewards.judge.config import JudgeConfig
@@ -16,15 +18,19 @@ from conjoint.rewards.text.quoting import visible
 
 KIND = "critic"
 
+Pair = tuple[Task, str, str]
+"""A verifiable task, a right answer to it and a wrong one."""
+
 
 @dataclass(frozen=True, slots=True)
 class CriticConfig:
     """`refine` turns critic tasks on, `weight` is their share of the groups of a step beside
-    tasks.KIND.weight. A step gives at most `pairs_per_step` pairs, one group `pairs_per_group`."""
+    tasks.KIND.weight. A step gives as many pairs as the mixture will ask for, at most
+    `pairs_per_step` unless that is null; one group gives at most `pairs_per_group`."""
 
     refine: bool = True
     weight: float = 0.5
-    pairs_per_step: int = 4
+    pairs_per_step: int | None = None
     pairs_per_group: int = 1
 
     def validate(self) -> None:
@@ -34,19 +40,29 @@ class CriticConfig:
                 "(to turn critic tasks off set critic.refine=false)"
             )
         for key in ("pairs_per_step", "pairs_per_group"):
-            if getattr(self, key) < 1:
+            value = getattr(self, key)
+            if value is not None and value < 1:
                 raise ConjointError(
-                    f"critic.{key} must be at least 1; got {getattr(self, key)} "
+                    f"critic.{key} must be at least 1; got {value} "
                     "(to turn critic tasks off set critic.refine=false)"
                 )
 
 
 def critic_tasks(
-    groups: Sequence[Group], config: CriticConfig, seed: int, *, judge: JudgeConfig
+    groups: Sequence[Group],
+    config: CriticConfig,
+    seed: int,
+    *,
+    judge: JudgeConfig,
+    due: int,
+    step: int,
 ) -> list[Task]:
     """Two blind judge tasks a pair, one in each order, so that no position ever pays by itself.
 
-    The same groups and seed give the same tasks.
+    `due` is the number of tasks that a step asks for; an odd one is rounded up to whole pairs. More
+    would wait in the queue and grow old. Kinds of task take turns. `step` is that of the groups,
+    by which the age of a task is known when it is trained on. The same arguments give the same
+    tasks.
     """
     if not config.refine:
         return []
@@ -57,11 +73,32 @@ def critic_tasks(
         for right, wrong in answer_pairs(group, rng)[: config.pairs_per_group]
     ]
     rng.shuffle(pairs)
+    wanted = (due + 1) // 2
+    if config.pairs_per_step is not None:
+        wanted = min(wanted, config.pairs_per_step)
     return [
-        _judge_task(*pair, position, judge)
-        for pair in pairs[: config.pairs_per_step]
+        _judge_task(pair, position, judge, step)
+        for pair in _kinds_in_turn(pairs)[:wanted]
         for position in rng.sample("AB", 2)
     ]
+
+
+def critic_ages(groups: Sequence[Group], step: int) -> dict[str, float]:
+    """How many steps before `step` the answers in its critic tasks were trained on; empty without
+    critic tasks. Judging them teaches less, the more the policy has changed since."""
+    made = [g.task.meta.get("step") for g in groups if g.task.kind == KIND]
+    ages = [step - source for source in made if source is not None]  # None: by an older version
+    if not ages:
+        return {}
+    return {"critic/age_mean": sum(ages) / len(ages), "critic/age_max": float(max(ages))}
+
+
+def _kinds_in_turn(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs in an order in which no kind of task comes twice before each other had its turn."""
+    by_kind: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        by_kind.setdefault(pair[0].kind, []).append(pair)
+    return [pair for turn in zip_longest(*by_kind.values()) for pair in turn if pair is not None]
 
 
 def answer_pairs(group: Group, rng: random.Random) -> list[tuple[str, str]]:
@@ -98,12 +135,14 @@ def verified(trajectory: Trajectory) -> float | None:
     return min(known) if known and len(known) == len(values) else None
 
 
-def _judge_task(task: Task, right: str, wrong: str, position: str, judge: JudgeConfig) -> Task:
+def _judge_task(pair: Pair, position: str, judge: JudgeConfig, step: int) -> Task:
+    task, right, wrong = pair
     a, b = (right, wrong) if position == "A" else (wrong, right)
-    meta: Mapping[str, str] = {
+    meta: Mapping[str, Any] = {
         "template": judge.template,
         "source_kind": task.kind,
         "source_task": task.id,
+        "step": step,
     }
     messages = judge_messages(
         task, a, b, (), judge.template, max_answer_chars=judge.max_answer_chars

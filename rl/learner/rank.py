@@ -84,7 +84,8 @@ class LearnerRank:
         """Load the Hugging Face `folder`. The learning-rate schedule ends at `total_updates`."""
         self._folder, self._config, self._optim = Path(folder), config, optim
         self._loss, self._loss_config = LOSSES[loss.name], loss
-        self._total_updates, self._mismatch = total_updates, mismatch
+        self._total_updates, self._mismatch = total_updates, mismatch.given(loss.old_policy)
+        self._samples_are_old = loss.old_policy == "sampler"
         self._place = place
         self._updates = 0
         self._sender: Any = None
@@ -148,9 +149,9 @@ class LearnerRank:
         """
         stats = StepStats(batch.kinds, version)
         # The first update needs no pass for old log-probs: its own still has the old weights.
-        old = [self._old_logprobs(update, stats) for update in batch.updates[1:]]
-        for number, update in enumerate(batch.updates):
-            self._update(update, old[number - 1] if number else None, batch.ptx_weight, stats)
+        old = [None, *(self._old_logprobs(update, stats) for update in batch.updates[1:])]
+        for update, logprobs in zip(batch.updates, old, strict=True):
+            self._update(update, logprobs, batch.ptx_weight, stats)
         metrics = stats.result(self._place.world, self._device)
         return metrics | self._muon.metrics() if self._muon else metrics
 
@@ -165,6 +166,8 @@ class LearnerRank:
         return -float(total) / update.num_ptx_tokens
 
     def _old_logprobs(self, update: Update, stats: StepStats) -> list[Tensor]:
+        if self._samples_are_old:
+            return [self._tensor(micro.behavior_logprobs) for micro in update.shards[0]]
         with torch.no_grad():
             old = [self._forward(micro).logprobs for micro in update.shards[0]]
         for micro, logprobs in zip(update.shards[0], old, strict=True):
@@ -180,9 +183,11 @@ class LearnerRank:
         last = len(update.shards[0]) - 1
         for number, micro in enumerate(update.shards[0]):
             tokens = self._forward(micro)
+            before = old[number] if old else tokens.logprobs.detach()
             if old is None:
-                stats.add_gap(micro, tokens.logprobs.detach())
-            before = tokens.logprobs.detach() if old is None else old[number]
+                stats.add_gap(micro, before)
+                if self._samples_are_old:
+                    before = self._tensor(micro.behavior_logprobs)
             loss, values = self._losses(micro, update, tokens, before, ptx_weight, stats)
             for key, value in values.items():
                 metrics[key] = metrics.get(key, 0) + value.detach()

@@ -72,6 +72,7 @@ def curve_panels(data: RunData, colors: dict[str, int]) -> list[Panel]:
         _single(data, "tokens_per_s", "Throughput", "Sampled tokens a second.", floor=0.0),
         _time(data),
         _ages(data),
+        _critic_ages(data),
     ]
     return [panel for panel in panels if panel.chart]
 
@@ -219,6 +220,15 @@ def _ages(data: RunData) -> Panel:
     return Panel(
         "Age of the tokens", note, stacked_bars(parts, colors, percent), tuple(colors.items())
     )
+
+
+def _critic_ages(data: RunData) -> Panel:
+    lines = [
+        Series("mean", data.series("critic/age_mean"), 0),
+        Series("oldest", data.series("critic/age_max"), 1),
+    ]
+    note = "Steps from the answers that a critic task compares to the step that trains on it."
+    return Panel("Age of critic tasks", note, line_chart(lines, floor=0.0), _legend(lines))
 
 
 def _legend(lines: Sequence[Series]) -> tuple[tuple[str, int], ...]:

@@ -25,7 +25,7 @@ def rows(kind: str, count: int, start: int = 0) -> RowSubset:
     return RowSubset(kind, [Task.make(kind, f"row {i}") for i in range(start, start + count)])
 
 
-def critic(*numbers: int) -> list[Task]:
+def critic(*numbers: int | str) -> list[Task]:
     return [
         Task.make("critic", f"which {n}", reference="A", meta={"pair": (n, n)}) for n in numbers
     ]
@@ -156,14 +156,24 @@ def test_seeds_reshuffle_rows() -> None:
     assert len(ids) > 1
 
 
-def test_critic_queue_is_first_in_first_out_bounded_and_counted(
+def test_the_newest_critic_tasks_are_drawn_first_and_asked_for_exactly() -> None:
+    """A step that is fed more than it asks for does not wait for what was left over before it."""
+    mixture = build()
+    for step in range(40):
+        due = mixture.critic_due(10)
+        mixture.feed(critic(*(f"{step}/{i}" for i in range(due + 1))))
+        drawn = [task.prompt for task in mixture.next(10) if task.kind == "critic"]
+        assert drawn == [f"which {step}/{i}" for i in range(due)]
+
+
+def test_critic_queue_is_bounded_and_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("conjoint.envs.mixture.CRITIC_CAPACITY", 4)
     mixture = build()
     mixture.feed(critic(*range(6)))
     drawn = [task.prompt for task in mixture.next(20) if task.kind == "critic"]
-    assert drawn == ["which 2", "which 3", "which 4", "which 5"]
+    assert sorted(drawn) == ["which 0", "which 1", "which 2", "which 3"]
     assert mixture.metrics() == {
         "critic/queued": 0.0,
         "critic/dropped_stale": 0.0,

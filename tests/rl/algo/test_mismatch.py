@@ -17,13 +17,14 @@ from conjoint.rl.learner.rank import LearnerRank
 from conjoint.rl.learner.stats import StepStats
 from tests.fakes import tiny_llama
 
+TRUNCATE = MismatchConfig(correction="truncate")
 SEQUENCE = torch.tensor([0, 0, 1, 1, 1])
 RATIOS = torch.tensor([0.4, 1.5, 3.0, 1.0, 0.5])
 
 
 def weights(config: MismatchConfig) -> tuple[list[float], list[bool]]:
     old = torch.tensor([-1.0, -2.0, -3.0, -0.5, -4.0])
-    found, cut = mismatch_weights(old, old - RATIOS.log(), SEQUENCE, 2, config)
+    found, cut = mismatch_weights(old, old - RATIOS.log(), SEQUENCE, 2, config.given("learner"))
     return found.tolist(), cut.tolist()
 
 
@@ -50,7 +51,7 @@ def test_a_band_drops_what_lies_outside_and_keeps_the_ratio_inside() -> None:
 
 def test_a_logprob_that_is_no_number_is_never_a_weight() -> None:
     """The gradient is then none either, and the update is skipped and counted."""
-    for config in (MismatchConfig(), MismatchConfig(correction="band")):
+    for config in (TRUNCATE, MismatchConfig(correction="band")):
         old = torch.zeros(5)
         behavior = torch.tensor([0.0, math.nan, 0.0, 0.0, 0.0])
         found, _ = mismatch_weights(old, behavior, SEQUENCE, 2, config)
@@ -76,6 +77,15 @@ def test_what_makes_no_sense_is_refused(keys: dict, message: str) -> None:
         MismatchConfig(**keys).validate()
     MismatchConfig(correction="band", level="sequence", low=0.2, high=5.0).validate()
     UNCORRECTED.validate()
+
+
+def test_the_sampler_as_old_policy_leaves_nothing_to_weigh() -> None:
+    assert MismatchConfig().given("learner") == TRUNCATE
+    assert MismatchConfig().given("sampler") == UNCORRECTED == UNCORRECTED.given("learner")
+    for config in (TRUNCATE, MismatchConfig(cap=3.0), MismatchConfig(correction="band")):
+        assert config.given("learner").correction
+        with pytest.raises(ConjointError, match=r"holds that already; set loss\.old=learner"):
+            config.given("sampler")
 
 
 # -- in the learner ---------------------------------------------------------------------------
@@ -111,7 +121,7 @@ def step(
 ) -> tuple[dict[str, float], Tensor]:
     """Metrics of one step, and all weights after it as one vector."""
     config = LearnerConfig(threads=1, zero_stage=0, updates_per_batch=updates)
-    loss = LossConfig(tau=0.5)
+    loss = LossConfig(tau=0.5, old="learner")
     learner = LearnerRank(folder, config, OptimConfig(lr=lr), loss, 10, mismatch=mismatch)
     metrics = learner.step(make_batch(groups(shift), [], config, 0.0), version=0)
     return metrics, torch.cat([w.flatten() for _, w in learner.named_weights()])
@@ -150,7 +160,7 @@ def test_share_cut_and_effective_sample_size_by_kind() -> None:
     stats = StepStats(batch.kinds, version=3)
     ratios = torch.tensor([4.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5])
     old = torch.from_numpy(micro.behavior_logprobs) + ratios.log()
-    found = stats.mismatch_weights(micro, old, MismatchConfig())
+    found = stats.mismatch_weights(micro, old, TRUNCATE)
     torch.testing.assert_close(found, ratios.clamp(max=2.0))
     metrics = stats.result(1, torch.device("cpu"))
     expected = {"code": 25 / (4 * 7), "math": 1.0, "mean": 49 / (8 * 8)}

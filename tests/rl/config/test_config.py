@@ -124,8 +124,18 @@ CONTRADICTIONS = {
         ["tasks.math.confidence=true", "tasks.math.agent.run=a:b", "rollout.max_turns=2"],
         "nothing asks for tasks.math.confidence",
     ),
-    "confidence alone": (
-        ["tasks.math.confidence=true", "reward.weights.math=0"], "would be all that pays math"
+    "nothing that pays": (["reward.weights.math=0"], "leaves nothing that pays math"),
+    "a negative weight": (["reward.weights.math=-1"], "reward.weights.math=-1.0 must be 0 or more"),
+    "a misspelt weight": (["reward.weights.mth=2"], "reward.weights.mth names no reward"),
+    "a misspelt range": (["reward.ranges.math=[0,2]"], "reward.ranges.math names no reward"),
+    "a misspelt kind": (["reward.kinds.mathe=[math]"], "reward.kinds.mathe names no task kind"),
+    "two rewards of one name": (
+        ["reward.kinds.math=['a.py:f','b.py:f']"], "two rewards whose scores are named f"
+    ),
+    "paid for being cut off": (["budget.penalty=0.5"], "budget.penalty=0.5 must be 0 or less"),
+    "turns of nobody": (["rollout.max_turns=5"], "rollout.max_turns=5 has no effect"),
+    "updates without PTX": (
+        ["experiment=quickstart", "ptx.rows_per_step=1"], "ptx.rows_per_step=1 leaves some"
     ),
     "a confidence that costs": (
         ["tasks.math.confidence=true", "reward.weights.calibration=-1"],
@@ -168,13 +178,20 @@ CONTRADICTIONS = {
     "nucleus of no kind": (["rollout.top_p.mth=0.9"], "rollout.top_p.mth names no task kind"),
     "nucleus of nothing": (["rollout.top_p.math=0"], "rollout.top_p.math=0"),
     "nucleus without a weight": (
-        ["rollout.top_p.math=0.9", "mismatch.correction=none"], "needs mismatch.correction="
+        ["rollout.top_p.math=0.9", "loss.old=learner", "mismatch.correction=none"],
+        "mismatch.correction=truncate or band and",
     ),
     "nucleus with a weight a sequence": (
-        ["rollout.top_p.math=0.9", "mismatch.level=sequence"], "and mismatch.level=token"
+        ["rollout.top_p.math=0.9", "loss.old=learner", "mismatch.level=sequence"],
+        "mismatch.level=token, which",
+    ),
+    "nucleus of an old sampler": (["rollout.top_p.math=0.9"], "it needs loss.old=learner"),
+    "a ratio counted twice": (
+        ["mismatch.correction=truncate"], "log-ratio holds that already; set loss.old=learner"
     ),
     "nucleus below the band": (
-        ["rollout.top_p.math=0.4", "mismatch.correction=band"], "mismatch.low=0.5 would drop"
+        ["rollout.top_p.math=0.4", "loss.old=learner", "mismatch.correction=band"],
+        "mismatch.low=0.5 would drop",
     ),
     "nothing left": (
         [f"tasks.{kind}.weight=0" for kind in ("math", "code", "instruction", "open")],
@@ -300,7 +317,7 @@ def test_what_lies_just_inside_each_limit_is_accepted():
     load_config([*SHARED, "rollout.sleep=true", "weight_sync.delta=true"])
     load_config(["rollout.backend=transformers", "rollout.engines=2"])
     load_config(["ptx.weight=0", "ptx.max_tokens=5000", 'ptx.source=""'])
-    load_config(["rollout.top_p.math=0.5", "mismatch.correction=band"])
+    load_config(["rollout.top_p.math=0.5", "loss=grpo", "mismatch.correction=band"])
     load_config(["rollout.top_p.math=1", "mismatch.correction=none"])
     load_config(["budget.enabled=false", "budget.length.weight.math=0.5"])
 

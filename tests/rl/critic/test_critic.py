@@ -1,5 +1,6 @@
 """Critic tasks: made from proven pairs only, blind, balanced and repeatable."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from conjoint.envs.types import ConjointError, Group, Message, Score, Status, Task, Trajectory
 from conjoint.rewards.judge.config import JudgeConfig
 from conjoint.rewards.judge.prompt import judge_messages
-from conjoint.rl.critic.tasks import CriticConfig, critic_tasks
+from conjoint.rl.critic.tasks import CriticConfig, critic_ages, critic_tasks
 
 JUDGE = JudgeConfig(template="compact")
 
@@ -29,8 +30,11 @@ def pair(i: int) -> Group:
     return group(i, answer(f"right {i}", 1.0), answer(f"wrong {i}", 0.0))
 
 
-def make(groups: list[Group], seed: int = 0, **cfg: int | bool) -> list[Task]:
-    return critic_tasks(groups, CriticConfig(**cfg), seed, judge=JUDGE)  # type: ignore[arg-type]
+def make(
+    groups: list[Group], seed: int = 0, due: int = 99, step: int = 7, **cfg: int | bool
+) -> list[Task]:
+    config = CriticConfig(**cfg)  # type: ignore[arg-type]
+    return critic_tasks(groups, config, seed, judge=JUDGE, due=due, step=step)
 
 
 def test_tasks_are_the_judges_own_prompt_for_correctness() -> None:
@@ -44,6 +48,7 @@ def test_tasks_are_the_judges_own_prompt_for_correctness() -> None:
         "template": "compact",
         "source_kind": "math",
         "source_task": source.id,
+        "step": 7,
     }
 
 
@@ -71,7 +76,12 @@ def test_the_right_position_follows_the_text_not_the_order_of_sampling() -> None
 def test_the_reference_is_nowhere_in_the_messages() -> None:
     for template in ("compact", "full"):
         tasks = critic_tasks(
-            [pair(i) for i in range(4)], CriticConfig(), 0, judge=JudgeConfig(template=template)
+            [pair(i) for i in range(4)],
+            CriticConfig(),
+            0,
+            judge=JudgeConfig(template=template),
+            due=8,
+            step=0,
         )
         assert len(tasks) == 8
         assert not any("REF-" in m["content"] for t in tasks for m in t.messages)
@@ -131,11 +141,32 @@ def test_limits_and_the_switch() -> None:
         )
         for i in range(6)
     ]
-    assert len(make(many)) == 8
-    assert len(make(many, pairs_per_step=20)) == 12
-    assert len(make(many, pairs_per_group=2, pairs_per_step=20)) == 24
+    assert len(make(many)) == 12
+    assert len(make(many, pairs_per_step=4)) == 8
+    assert len(make(many, pairs_per_group=2)) == 24
+    assert [len(make(many, due=due)) for due in (0, 1, 2, 3, 8)] == [0, 2, 2, 4, 8]
     assert make(many, refine=False) == []
     assert make(many, seed=4) == make(many, seed=4) != make(many, seed=5)
+
+
+def test_kinds_take_turns_and_each_pair_comes_in_both_orders() -> None:
+    many = [group(i, answer(f"r{i}", 1.0), answer(f"w{i}", 0.0), kind="math") for i in range(9)]
+    many += [group(9, answer("r9", 1.0), answer("w9", 0.0), kind="code")]
+    for seed in range(5):
+        made = make(many, seed=seed, due=4)
+        assert Counter(task.meta["source_kind"] for task in made) == {"math": 2, "code": 2}
+        assert Counter(task.reference["better"] for task in made) == {"A": 2, "B": 2}
+
+
+def test_the_age_of_critic_tasks_is_counted_in_steps() -> None:
+    made = [
+        Group(task, [], 0)
+        for step in (3, 4)
+        for task in make([group(0, answer("right", 1.0), answer("wrong", 0.0))], step=step)
+    ]
+    others = [group(1, answer("1", 1.0))]
+    assert critic_ages([*made, *others], 5) == {"critic/age_mean": 1.5, "critic/age_max": 2.0}
+    assert critic_ages(others, 5) == {}
 
 
 @pytest.mark.parametrize("key", ["pairs_per_step", "pairs_per_group"])

@@ -44,7 +44,7 @@ def rank(
         folder,
         config or LearnerConfig(threads=1, zero_stage=0),
         OptimConfig(lr=lr),
-        loss or LossConfig(),
+        loss or LossConfig(old="learner"),
         total_updates=100,
     )
 
@@ -251,7 +251,7 @@ def run_steps(folder: Path, config: LearnerConfig, steps: int, learner=None) -> 
 def test_two_updates_a_batch_differ_from_one_and_tau_then_matters(folder: Path) -> None:
     def after(updates: int, tau: float) -> tuple[dict, dict]:
         config = LearnerConfig(threads=1, zero_stage=0, updates_per_batch=updates)
-        learner = rank(folder, config, LossConfig(tau=tau))
+        learner = rank(folder, config, LossConfig(tau=tau, old="learner"))
         metrics = learner.step(make_batch(groups(), [], config, 0.0), version=0)
         return metrics, weights(learner)
 
@@ -264,7 +264,32 @@ def test_two_updates_a_batch_differ_from_one_and_tau_then_matters(folder: Path) 
     assert not same(two_weights, after(2, 5.0)[1])
 
 
-def test_behaviour_logprobs_never_change_the_update(folder: Path) -> None:
+@pytest.mark.parametrize("updates", [1, 2])
+@pytest.mark.parametrize("name", ["k2", "k2_5"])
+def test_how_far_the_sampler_is_decides_the_pull_of_k2(
+    folder: Path, name: str, updates: int
+) -> None:
+    """Stale weights and an engine that disagrees are in the log-ratio, from the first update on."""
+
+    def after(shift: float, tau: float, old: str | None) -> dict[str, torch.Tensor]:
+        """`shift`: nats by which each token was likelier to the sampler than to the learner."""
+        config = LearnerConfig(threads=1, zero_stage=0, updates_per_batch=updates)
+        learner = rank(folder, config, LossConfig(name, old, tau=tau))
+        made = groups()
+        for t in (t for g in made for t in g.trajectories):
+            own = [float("nan"), *learner.logprobs(t.tokens)]
+            t.behavior_logprobs = [x + shift for x in own]
+        learner.step(make_batch(made, [], config, 0.0), version=0)
+        return weights(learner)
+
+    for old, moved in ((None, True), ("sampler", True), ("learner", False)):
+        assert same(after(0.0, 0.1, old), after(0.5, 0.1, old)) is not moved
+    assert not same(after(0.5, 0.1, None), after(0.5, 1.0, None)), "tau acts in the first update"
+    fresh, decoupled = after(0.0, 0.1, "sampler"), after(0.0, 0.1, "learner")
+    assert max(float((fresh[k] - decoupled[k]).abs().max()) for k in fresh) < 1e-4
+
+
+def test_behaviour_logprobs_never_change_the_update_of_an_old_learner(folder: Path) -> None:
     made, other = groups(), groups()
     for g in other:
         for t in g.trajectories:

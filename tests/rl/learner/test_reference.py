@@ -69,7 +69,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def test_without_a_weight_no_reference_is_held_and_the_update_is_the_same(folder: Path) -> None:
-    off = learner(folder, LossConfig())
+    off = learner(folder, LossConfig(old="learner"))
     assert off._reference is None
     metrics = step(off, 0)
     assert "kl/reference" not in metrics and metrics["kl/old"] == 0

@@ -146,7 +146,8 @@ def test_accuracy_critic_pairs_and_length_rewards_know_no_confidence():
     assert [answer_score(t) for t in (sure, unsure, wrong)] == [1.0, 1.0, 0.0]
     group = Group(TASK, [unsure, wrong])
     assert answer_pairs(group, random.Random(0)) == [("9", "8")]
-    prompts = [m["content"] for t in critic_tasks([group], CriticConfig(), 0, judge=JudgeConfig())
+    prompts = [m["content"] for t in critic_tasks(
+                   [group], CriticConfig(), 0, judge=JudgeConfig(), due=2, step=0)
                for m in t.messages]  # fmt: skip
     assert prompts and not any("onfidence" in prompt for prompt in prompts)
     assert correct_lengths([group], BudgetConfig(), {}) == {"math": [0]}

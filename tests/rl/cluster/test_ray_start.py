@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray._private import ray_constants
 
 from conjoint.envs.types import StopRun
 from conjoint.rl.cluster.config import ClusterConfig
@@ -75,12 +76,18 @@ OTHERS = {
 
 
 def told(monkeypatch: pytest.MonkeyPatch, address: str | None) -> tuple[dict, dict[str, str]]:
-    """The keys of `ray.init` and the environment it runs in, among OTHERS."""
+    """The keys of `ray.init` and the environment it runs in, among OTHERS. "cluster": whether Ray
+    believes that there can be one."""
     for name, value in OTHERS.items():
         monkeypatch.setenv(name, value)
     found: list[tuple[dict, dict[str, str]]] = []
-    monkeypatch.setattr(ray, "init", lambda **keys: found.append((keys, dict(os.environ))))
+
+    def init(**keys: object) -> None:
+        found.append(({**keys, "cluster": ray_constants.ENABLE_RAY_CLUSTER}, dict(os.environ)))
+
+    monkeypatch.setattr(ray, "init", init)
     start_ray(ClusterConfig(address=address))
+    assert ray_constants.ENABLE_RAY_CLUSTER
     assert {name: os.environ.get(name) for name in OTHERS} == OTHERS
     assert "RAY_AUTH_TOKEN" not in os.environ, "agents inherit the driver's environment"
     return found[0]
@@ -91,7 +98,7 @@ def test_a_ray_of_our_own_hears_nothing_of_other_clusters(
     monkeypatch: pytest.MonkeyPatch, address: str | None
 ):
     keys, environment = told(monkeypatch, address)
-    assert keys["address"] == "local" and keys["include_dashboard"] is False
+    assert (keys["address"], keys["include_dashboard"], keys["cluster"]) == ("local", False, False)
     assert not {name for name in OTHERS if name.startswith("RAY")} & environment.keys()
     assert len(environment["RAY_AUTH_TOKEN"]) == 64
     assert environment["GLOO_SOCKET_IFNAME"] == environment["NCCL_SOCKET_IFNAME"] == "lo"
@@ -101,7 +108,7 @@ def test_a_ray_of_our_own_hears_nothing_of_other_clusters(
 
 def test_a_cluster_is_joined_as_the_environment_says(monkeypatch: pytest.MonkeyPatch):
     keys, environment = told(monkeypatch, "auto")
-    assert keys["address"] == "auto" and "_temp_dir" not in keys
+    assert keys["address"] == "auto" and keys["cluster"] and "_temp_dir" not in keys
     assert OTHERS.items() <= environment.items() and "RAY_AUTH_TOKEN" not in environment
 
 

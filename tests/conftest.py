@@ -14,7 +14,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # as `start_ray` does for a r
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 COMMANDS = tuple(f"tests/e2e/test_{name}" for name in ("async", "failures", "quickstart", "rubric"))
-ENGINES = ("tests/e2e/", "tests/rl/learner/test_group")
+ENGINES = ("tests/e2e/", "tests/rl/learner/test_group", "tests/rl/cluster/test_private_ray")
 JAILS = (
     "tests/rewards/sandbox/",
     "tests/rewards/code/",
@@ -71,6 +71,11 @@ class Measured:
         self._meter.write()
 
 
+def with_root() -> str:
+    """PYTHONPATH for processes that import tests."""
+    return os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+
+
 @pytest.fixture(scope="session")
 def ray_running() -> Iterator[None]:
     """One Ray for all tests that start engines or ranks in this process."""
@@ -80,7 +85,10 @@ def ray_running() -> Iterator[None]:
     from conjoint.rl.cluster.ray_start import start_ray
 
     # Workers import tests/e2e/faults.py and the actors of tests by name.
-    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
-    start_ray(ClusterConfig())
+    os.environ["PYTHONPATH"] = with_root()
+    with pytest.MonkeyPatch.context() as patch:
+        # Nobody is there: a Ray of our own is not looked for elsewhere.
+        patch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
+        start_ray(ClusterConfig())
     yield
     ray.shutdown()

@@ -6,7 +6,9 @@ most of them are collective; a rank that dies takes the group with it, and its e
 
 import asyncio
 import os
+import tempfile
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +44,22 @@ class RankActor:
     def __init__(self) -> None:
         self._rank: Any = None
 
-    def address(self) -> tuple[str, int]:
-        """Where this process, as rank 0, can be reached: node address and a free port."""
+    def meeting(self) -> str:
+        """Where the ranks meet (torch's `init_method`), with this process as rank 0."""
         from conjoint.rollouts.weights.sender import free_port
 
-        return ray.util.get_node_ip_address(), free_port()
+        address = ray.util.get_node_ip_address()
+        if ip_address(address).is_loopback:
+            # All ranks are on this machine. torch's TCP store would listen on every interface.
+            return f"file://{tempfile.mkdtemp()}/ranks"
+        return f"tcp://{address}:{free_port()}"
 
     def pid(self) -> int:
         return os.getpid()
 
-    def start(self, arguments: RankArguments, rank: int, address: str, port: int) -> None:
-        from conjoint.rl.learner.rank import LearnerRank, RankPlace
+    def start(self, arguments: RankArguments, rank: int, meeting: str) -> None:
+        from conjoint.rl.learner.place import RankPlace
+        from conjoint.rl.learner.rank import LearnerRank
 
         self._rank = LearnerRank(
             arguments.folder,
@@ -60,7 +67,7 @@ class RankActor:
             arguments.optim,
             arguments.loss,
             arguments.total_updates,
-            RankPlace(rank, arguments.config.ranks, address, port),
+            RankPlace(rank, arguments.config.ranks, meeting),
             arguments.mismatch,
         )
 
@@ -87,11 +94,11 @@ class LearnerGroup:
         config = arguments.config
         group = LearnerGroup([_actor(config, i, placement) for i in range(config.ranks)], config)
         try:
-            ((address, port),) = await group._wait(
-                [group._actors[0].address.remote()], "start rank 0", config.start_seconds
+            (meeting,) = await group._wait(
+                [group._actors[0].meeting.remote()], "start rank 0", config.start_seconds
             )
             starts = [
-                actor.start.remote(arguments, rank, address, port)
+                actor.start.remote(arguments, rank, meeting)
                 for rank, actor in enumerate(group._actors)
             ]
             await group._wait(starts, "load the model", config.start_seconds)

@@ -31,22 +31,13 @@ from conjoint.rl.learner.lora import add_adapter, base_model, weights_of
 from conjoint.rl.learner.optim.muon_clip import MuonClip
 from conjoint.rl.learner.optim.param_groups import adamw_groups
 from conjoint.rl.learner.optim.schedules import OptimConfig, learning_rate
+from conjoint.rl.learner.place import ALONE, RankPlace
 from conjoint.rl.learner.stats import StepStats
+from conjoint.rl.learner.tensors_only import tensors_only
 from conjoint.rl.models.resolve import copy_tokenizer
-from conjoint.rollouts.weights.sender import WeightMeta, free_port
+from conjoint.rollouts.weights.sender import WeightMeta
 
 _TAG = "deepspeed"
-
-
-@dataclass(frozen=True, slots=True)
-class RankPlace:
-    """Number of this rank, number of ranks (`world`), and the address where rank 0 listens."""
-
-    rank: int = 0
-    world: int = 1
-    address: str = "127.0.0.1"
-    port: int = 0
-    """Port of rank 0. 0 picks a free port, which other ranks could not know: world=1 only."""
 
 
 Inspect = Callable[[Update, MicroBatch, Tensor, Tensor, Tensor, Tensor], None]
@@ -78,7 +69,7 @@ class LearnerRank:
         optim: OptimConfig,
         loss: LossConfig,
         total_updates: int,
-        place: RankPlace = RankPlace(),
+        place: RankPlace = ALONE,
         mismatch: MismatchConfig = UNCORRECTED,
     ) -> None:
         """Load the Hugging Face `folder`. The learning-rate schedule ends at `total_updates`."""
@@ -123,14 +114,7 @@ class LearnerRank:
             # Otherwise each start on a CPU compiles a C++ extension that gloo does not need.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         if not torch.distributed.is_initialized():
-            port = self._place.port or free_port()
-            deepspeed.init_distributed(
-                dist_backend="nccl" if self._config.gpus_per_rank else "gloo",
-                init_method=f"tcp://{self._place.address}:{port}",
-                rank=self._place.rank,
-                world_size=self._place.world,
-                auto_mpi_discovery=False,
-            )
+            self._place.meet("nccl" if self._config.gpus_per_rank else "gloo")
         config: Any = deepspeed_config(self._config, self._optim)
         if self._optim.name == "adamw":
             groups: Any = adamw_groups(model.parameters(), self._optim.weight_decay)
@@ -351,10 +335,11 @@ class LearnerRank:
 
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote, under the same number of ranks and ZeRO stage. Raises
-        ConjointError if `folder` has no learner state."""
+        ConjointError if `folder` has no learner state, or one that is more than tensors."""
         if not (folder / _TAG).is_dir():
             raise ConjointError(f"{folder} holds no learner state: there is no {_TAG} folder in it")
-        _, client_state = self._engine.load_checkpoint(str(folder), tag=_TAG)
+        with tensors_only(folder):
+            _, client_state = self._engine.load_checkpoint(str(folder), tag=_TAG)
         self._updates = client_state["updates"]
         self.load_reference(folder)
 

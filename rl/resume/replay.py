@@ -1,10 +1,11 @@
 """Dumps of a step's batch, and running the learner alone on one.
 
     dumps/step-000012/  batch.npz  dump.json  learner/ (hf/ and deepspeed/, as in a checkpoint)
+                        manifest.json
 
 A dump is complete: it can be copied to another machine and replayed there. `batch.npz` holds plain
-arrays (no pickle), with a CRC for each; `dump.json` how they fit together, the configuration and
-the versions.
+arrays (no pickle); `dump.json` how they fit together, the configuration and the versions;
+`manifest.json` the sha256 of each file.
 """
 
 import json
@@ -24,6 +25,7 @@ from conjoint.rl.models.resolve import check_model_folder
 from conjoint.rl.nano.start_policy import check_model
 from conjoint.rl.resume.resume import of_today, with_changes
 from conjoint.rl.run.folder import whole_folder
+from conjoint.rl.run.manifest import damage, write_manifest
 from conjoint.rl.run.versions import collect_versions
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ async def write_dump(
         }
         np.savez(partial / "batch.npz", allow_pickle=False, **arrays)
         (partial / "dump.json").write_text(to_json(facts, indent=1), encoding="utf-8")
+        write_manifest(partial, step)
     return folder
 
 
@@ -96,12 +99,18 @@ def read_dump(folder: Path) -> Dump:
         raise ConjointError(
             f"{folder} is not a dump: it has no dump.json; give replay=RUN_DIR/dumps/step-000012"
         )
+    if not (folder / "manifest.json").is_file():
+        raise ConjointError(
+            f"the dump {folder} has no manifest.json, by which its files are checked: copy the "
+            "whole folder; one that was written before conjoint had manifests can be replayed by "
+            "the version in its dump.json only"
+        )
+    if found := damage(folder):
+        raise ConjointError(f"the dump {folder} is damaged: {found}; copy the whole folder anew")
     try:
         facts = json.loads((folder / "dump.json").read_text(encoding="utf-8"))
         with np.load(folder / "batch.npz", allow_pickle=False) as stored:
             batch = _put_together(facts.pop("batch"), stored)
-    except FileNotFoundError:
-        raise ConjointError(f"the dump {folder} has no batch.npz; copy the whole folder") from None
     except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
         raise ConjointError(f"the dump {folder} is damaged ({error}); copy it anew") from error
     return Dump(folder, batch, facts)

@@ -7,10 +7,10 @@
                               manifest.json  sha256 of each file
 
 A checkpoint is written under another name, hashed, and then renamed. A folder without a manifest is
-unfinished and is ignored. All files but DeepSpeed's are free of pickles; the hashes guard those.
+unfinished and is ignored. All files but DeepSpeed's are free of pickles, and of those only tensors
+are read (`rl/learner/tensors_only.py`).
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Collection, Mapping
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from conjoint.envs.text import escaped
 from conjoint.envs.types import ConjointError
 from conjoint.rl.run.folder import whole_folder
+from conjoint.rl.run.manifest import damage, write_manifest
 
 if TYPE_CHECKING:
     from conjoint.rl.critic.snapshot import CriticSnapshot
@@ -110,9 +111,7 @@ async def save_checkpoint(
             judge.save(partial)
         text = escaped(json.dumps({"format": FORMAT, **state}, ensure_ascii=False))
         (partial / "state.json").write_text(text, encoding="utf-8")
-        hashes = {str(p.relative_to(partial)): _sha256(p) for p in _files(partial)}
-        # Last: a folder with a manifest is complete.
-        (partial / "manifest.json").write_text(json.dumps({"step": step, "sha256": hashes}))
+        write_manifest(partial, step)
     return target
 
 
@@ -150,15 +149,14 @@ def read_checkpoint(root: Path, name: str | None = None) -> Checkpoint:
         raise ConjointError(
             f"{folder} is not a finished checkpoint; there are {', '.join(f.name for f in found)}"
         )
-    damage = _damage(folder)
-    if damage:
+    if found_damage := damage(folder, checkpoint_step(folder)):
         older = found[: found.index(folder)]
         advice = (
             f"go on from the one before it with resume={older[-1]}"
             if older
             else "there is none before it, so start anew"
         )
-        raise ConjointError(f"the checkpoint {folder} cannot be used: {damage}; {advice}")
+        raise ConjointError(f"the checkpoint {folder} cannot be used: {found_damage}; {advice}")
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     if (written := state.pop("format", 1)) != FORMAT:
         raise ConjointError(
@@ -181,33 +179,6 @@ def model_folder(path: Path) -> Path | None:
         path = found[-1]
     elif not ((path / "manifest.json").is_file() and (path / "hf").is_dir()):
         return None
-    if damage := _damage(path):
-        raise ConjointError(f"the checkpoint {path} cannot be used: {damage}")
+    if found_damage := damage(path, checkpoint_step(path)):
+        raise ConjointError(f"the checkpoint {path} cannot be used: {found_damage}")
     return path / "hf"
-
-
-def _damage(folder: Path) -> str | None:
-    """Description of the first damage to the files of a checkpoint, None if they are intact."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        step, hashes = manifest["step"], dict(manifest["sha256"])
-    except (ValueError, KeyError, TypeError):
-        return "its manifest.json is damaged"
-    if step != checkpoint_step(folder):
-        return f"its manifest.json is of step {step}"
-    for name, expected in hashes.items():
-        file = folder / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if _sha256(file) != expected:
-            return f"{name} is damaged (its sha256 is not that of the manifest)"
-    return None
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file())
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -11,6 +11,7 @@ ended, and then removes whatever still carries the driver's mark.
 import contextlib
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from conjoint.envs.marks import DRIVER_MARK, KEY, mark_environment
+from conjoint.rollouts.engine.process_environment import changed_environment
 from conjoint.rollouts.weights.buffer import remove_buffers
 
 _SEGMENTS = ("psm_", "sem.mp-", "torch_", "nccl-")
@@ -119,9 +121,9 @@ def _kill(pid: int, mark: str) -> None:
 
 
 @contextlib.contextmanager
-def marked_children(mark: str = DRIVER_MARK) -> Iterator[None]:
+def marked_children(mark: str = DRIVER_MARK, folder: Path | None = None) -> Iterator[None]:
     """Processes started within the block carry this driver's mark, or the extension of it that is
-    given, and do not outlive the driver."""
+    given, and do not outlive the driver. Neither does `folder`, which holds their files."""
     subprocess.Popen(
         [
             sys.executable,
@@ -130,22 +132,16 @@ def marked_children(mark: str = DRIVER_MARK) -> Iterator[None]:
             "conjoint.rollouts.engine.belongings",
             str(os.getpid()),
             DRIVER_MARK,
+            *([str(folder)] if folder else []),
         ],
         stdin=subprocess.DEVNULL,
         start_new_session=True,  # a terminal's Ctrl-C is not for it
     )
-    before = {key: os.environ.get(key) for key in mark_environment()}
-    os.environ.update(mark_environment(mark))
-    try:
+    with changed_environment(mark_environment(mark)):
         yield
-    finally:
-        for key, value in before.items():
-            os.environ.pop(key)
-            if value is not None:
-                os.environ[key] = value
 
 
-def keep_watch(driver: int, mark: str) -> None:
+def keep_watch(driver: int, mark: str, folder: str | None = None) -> None:
     """Wait until the driver is gone, then remove what it left."""
     if os.getppid() == driver:  # else it is gone already
         descriptor = os.pidfd_open(driver)
@@ -154,7 +150,9 @@ def keep_watch(driver: int, mark: str) -> None:
     remove_buffers(driver)
     time.sleep(1)  # for what was starting just then
     Belongings(mark).reap()
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    keep_watch(int(sys.argv[1]), sys.argv[2])
+    keep_watch(int(sys.argv[1]), *sys.argv[2:])

@@ -1,5 +1,32 @@
 """What a process that computes must find in its environment before it starts."""
 
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+
+ONE_MACHINE = {"GLOO_SOCKET_IFNAME": "lo", "VLLM_HOST_IP": "127.0.0.1"}
+"""For processes that talk to others of their machine only: gloo would listen on the address of the
+host's name. NCCL is not named here, because weights may travel further than an engine does."""
+
+
+@contextlib.contextmanager
+def changed_environment(changes: Mapping[str, str | None]) -> Iterator[None]:
+    """Processes started within the block get these variables; None takes one away."""
+    before = {key: os.environ.get(key) for key in changes}
+    _set(changes)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for key, value in variables.items():
+        if value is None:
+            os.environ.pop(key, None)
+        else:
+            os.environ[key] = value
+
 
 def process_environment(threads: int) -> dict[str, str]:
     """For `threads` threads of torch. The last two are glibc's; another allocator ignores them."""

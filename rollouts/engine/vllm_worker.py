@@ -8,7 +8,7 @@ from typing import Any
 from conjoint.rollouts.engine.admission import Load
 from conjoint.rollouts.engine.base import RolloutConfig
 from conjoint.rollouts.engine.load_meter import LoadMeter
-from conjoint.rollouts.engine.process_environment import process_environment
+from conjoint.rollouts.engine.process_environment import ONE_MACHINE, process_environment
 
 _BACKENDS = {"shm": "shm", "nccl": "conjoint_nccl", "ipc": "conjoint_ipc"}
 """weight_sync.backend -> the name under which vLLM knows the receiving side."""
@@ -42,7 +42,7 @@ class Sampled:
 
 def engine_environment(cfg: RolloutConfig, backend: str) -> dict[str, str]:
     """Environment of the actor's process, which vLLM's own processes inherit."""
-    environment = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+    environment = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", **ONE_MACHINE}
     if backend == "ipc":
         # Handles of GPU memory travel by pickle, between the processes of this engine only.
         environment["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"

@@ -6,8 +6,11 @@ run uses one buffer: writing to a new one is about twenty times slower, because 
 first provide each page.
 """
 
+import contextlib
 import mmap
 import os
+import secrets
+import stat
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,11 +29,11 @@ _CHUNK = 16 << 20
 
 
 class SharedBuffer:
-    """A file in shared memory mapped into this process."""
+    """A file in shared memory mapped into this process. It is a new one with `create`, and
+    otherwise one that this user has made; OSError if it is not."""
 
     def __init__(self, path: str, nbytes: int, *, create: bool) -> None:
-        flags = os.O_RDWR | (os.O_CREAT if create else 0)
-        fd = os.open(path, flags, 0o600)
+        fd = create_own(path) if create else open_own(path)
         try:
             if create:
                 os.ftruncate(fd, nbytes)
@@ -122,7 +125,8 @@ class Receiver:
             return self._copy
         from conjoint.rollouts.weights.delta import apply
 
-        apply(Path(manifest.delta.path).read_bytes(), self._copy, manifest.tensors)
+        with open(open_own(manifest.delta.path), "rb") as file:
+            apply(file.read(), self._copy, manifest.tensors)
         return self._copy
 
 
@@ -135,9 +139,27 @@ def _tensor(held: "mmap.mmap | bytearray", spec: TensorSpec) -> "torch.Tensor":
     return flat.view(spec.shape)
 
 
+def create_own(path: str) -> int:
+    """Descriptor of a new file, for this user alone. Everybody may write into /dev/shm, so whatever
+    has this name already, a link too, is refused with FileExistsError."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+
+
+def open_own(path: str) -> int:
+    """Descriptor of a file that this user has made. PermissionError if another has, OSError for a
+    link."""
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    found = os.fstat(fd)
+    if found.st_uid != os.geteuid() or not stat.S_ISREG(found.st_mode):
+        os.close(fd)
+        raise PermissionError(f"{path} is not a file of this user")
+    return fd
+
+
 def buffer_path(run: str) -> str:
-    """Path of a run's buffer. It contains the id of this process, for `sweep_buffers`."""
-    return f"/dev/shm/conjoint-{os.getpid()}-{run}"
+    """Path of a new buffer of a run. It contains the id of this process, for `sweep_buffers`, and
+    nobody can know it before."""
+    return f"/dev/shm/conjoint-{os.getpid()}-{secrets.token_hex(8)}-{run}"
 
 
 def sweep_buffers() -> None:
@@ -151,4 +173,7 @@ def sweep_buffers() -> None:
 def remove_buffers(maker: int) -> None:
     """Remove the buffers that the process with id `maker` made."""
     for buffer in Path("/dev/shm").glob(f"conjoint-{maker}-*"):
-        buffer.unlink(missing_ok=True)
+        # What others have put there under such a name is not ours to remove, and no obstacle.
+        with contextlib.suppress(OSError):
+            if buffer.lstat().st_uid == os.geteuid():
+                buffer.unlink()

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conjoint.rollouts.weights.buffer import SharedBuffer
+from conjoint.rollouts.weights.buffer import SharedBuffer, create_own
 from conjoint.rollouts.weights.manifest import ALIGNMENT, Delta, Manifest, TensorSpec
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class SharedMemorySender:
         path, nbytes = f"{self.path}.delta", 0
         if self._buffer is None or self._version is None:
             return Delta(path, None, 0)
-        with open(path, "wb") as file:
+        Path(path).unlink(missing_ok=True)  # that of the version before
+        with open(create_own(path), "wb") as file:
             for spec, (_, tensor) in zip(specs, tensors, strict=True):
                 fresh = tensor.contiguous().view(-1).view(torch.uint16).cpu().numpy()
                 nbytes += file.write(changes(units(self._buffer.view, spec), fresh))

@@ -94,8 +94,8 @@ def readers() -> dict[str, Reader]:
 def _verifiers() -> dict[str, Reader]:
     from conjoint.envs.types import Group, Message, Task, Trajectory
     from conjoint.rewards.base import RewardContext
+    from conjoint.rewards.code.extract import extract_programs
     from conjoint.rewards.code.output import OutputCheck
-    from conjoint.rewards.code.reward import extract_program
     from conjoint.rewards.instructions.reward import InstructionsConfig, instructions_reward
     from conjoint.rewards.judge.config import JudgeConfig
     from conjoint.rewards.judge.judge import Judge
@@ -124,8 +124,10 @@ def _verifiers() -> dict[str, Reader]:
         "math, a boxed formula": graded("\\sqrt{2}", "\\boxed{{}}"),
         "math, a boxed list": graded("(1, 2)", "\\boxed{({})}"),
         "math, a boxed letter": graded("B", "\\boxed{{}}"),
-        "code": extract_program,
-        "code in a fence": lambda text: extract_program(f"```python\n{text}\n```"),
+        "code": lambda text: extract_programs(text, "python", {"entry": "f"}),
+        "code in a fence": lambda text: extract_programs(
+            f"```python\n{text}\n```", "python", {"entry": "f"}
+        ),
         "output": printed("exact"),
         "output in floats": printed("floats"),
         "instructions": followed,

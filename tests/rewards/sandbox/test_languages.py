@@ -222,7 +222,7 @@ def test_both_modes_give_a_program_the_same_world(start: Any, driver: Any) -> No
 
 
 def test_a_signal_does_not_end_the_supervisor(start: Any) -> None:
-    """Of kernels before 6.12, whose Landlock knows no signals."""
+    """On kernels before 6.12, whose Landlock knows no signals, nothing else keeps them away."""
     jail = start("namespaces", Layers(landlock=False), workers=1)
     if languages.missing("bash"):
         pytest.skip("this machine has no bash")

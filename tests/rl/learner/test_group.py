@@ -16,7 +16,9 @@ from conjoint.rl.learner.config import LearnerConfig
 from conjoint.rl.learner.group import LearnerGroup, RankArguments
 from conjoint.rl.learner.optim.schedules import OptimConfig
 from conjoint.rl.learner.rank import LearnerRank
+from conjoint.rollouts.engine.belongings import DRIVER_MARK, marked
 from tests.fakes import tiny_llama
+from tests.listeners import watched
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("ray_running")]
 
@@ -44,7 +46,10 @@ def groups(seed: int) -> list[Group]:
 async def test_every_rank_is_asked_and_the_answers_are_of_all(folder: Path, tmp_path: Path) -> None:
     config = LearnerConfig(threads=1, tokens_per_microbatch=16, ranks=2, zero_stage=2)
     optim = OptimConfig(lr=1e-2)
-    group = await LearnerGroup.start(RankArguments(folder, config, optim, LossConfig(), 10))
+    with watched(lambda: [os.getpid(), *marked(DRIVER_MARK)], 0.2) as found:
+        group = await LearnerGroup.start(RankArguments(folder, config, optim, LossConfig(), 10))
+    assert any("RankActor" in words for words in found.values())
+    assert not [listener for listener in found if listener.beyond_loopback]
     rows = [PtxRow([4, 5, 6], [False, True, True]), PtxRow([7, 8], [False, True])]
     try:
         # Of a batch that is infinite on one rank no rank may keep anything.

@@ -23,11 +23,11 @@ from conjoint.rl.algo.ptx import PtxRow
 from conjoint.rl.learner.batch import Batch, make_batch
 from conjoint.rl.learner.config import LearnerConfig
 from conjoint.rl.learner.optim.schedules import OptimConfig
-from conjoint.rl.learner.rank import LearnerRank, RankPlace
-from conjoint.rollouts.weights.sender import free_port
+from conjoint.rl.learner.place import ALONE, RankPlace
+from conjoint.rl.learner.rank import LearnerRank
+from tests.conftest import with_root
 from tests.fakes import tiny_llama
 
-ROOT = Path(__file__).parents[3]
 STEPS, VOCAB = 5, 48
 ADAMW = OptimConfig(lr=2e-3, weight_decay=0.1)
 # A tau below the logits of a random model, so that heads are clipped in every step.
@@ -90,9 +90,8 @@ def batch(step: int, run: Run) -> Batch:
     return made
 
 
-def trained(folder: Path, run: Run, place: RankPlace | None = None) -> dict[str, Any]:
+def trained(folder: Path, run: Run, place: RankPlace = ALONE) -> dict[str, Any]:
     """Weights after all steps and metrics of the last."""
-    place = place or RankPlace()
     learner = LearnerRank(folder, run.config, run.optim, LossConfig(), STEPS, place)
     metrics = {}
     for step in range(STEPS):
@@ -100,10 +99,10 @@ def trained(folder: Path, run: Run, place: RankPlace | None = None) -> dict[str,
     return {"weights": {k: v.clone() for k, v in learner.named_weights()}, "metrics": metrics}
 
 
-def two_ranks(rank: int, port: int, folder: Path, names: list[str]) -> None:
+def two_ranks(rank: int, meeting: str, folder: Path, names: list[str]) -> None:
     for run in ALL:
         if run.name in names:
-            found = trained(folder, run, RankPlace(rank, 2, "127.0.0.1", port))
+            found = trained(folder, run, RankPlace(rank, 2, meeting))
             if rank == 0:
                 torch.save(found, folder / f"{run.name}.pt")
 
@@ -145,16 +144,16 @@ def test_stages_and_microbatches_give_the_same_weights(
 
 @CHOSEN
 def test_two_ranks_equal_one(
-    folder: Path, references: dict[str, dict[str, Any]], runs: list[Run]
+    folder: Path, references: dict[str, dict[str, Any]], runs: list[Run], tmp_path: Path
 ) -> None:
     on_two = [run for run in runs if run.ranks == 2]
     names = [run.name for run in on_two]
-    port = str(free_port())
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    meeting = f"file://{tmp_path}/ranks"
+    env = {**os.environ, "PYTHONPATH": with_root(), "OMP_NUM_THREADS": "1"}
     with (folder / "log").open("w") as log:
         processes = [
             subprocess.Popen(
-                [sys.executable, __file__, str(rank), port, str(folder), *names],
+                [sys.executable, __file__, str(rank), meeting, str(folder), *names],
                 env=env,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -189,4 +188,4 @@ def named_parameters(folder: Path) -> Iterator[tuple[str, torch.nn.Parameter]]:
 
 
 if __name__ == "__main__":
-    two_ranks(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
+    two_ranks(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4:])

@@ -207,12 +207,12 @@ async def test_what_is_no_dump_or_a_damaged_one_is_one_sentence(
         (copy / "batch.npz").write_bytes(data)
 
     assert "has no dump.json" in refusal("a", lambda c: (c / "dump.json").unlink())
-    assert "has no batch.npz" in refusal("b", lambda c: (c / "batch.npz").unlink())
+    assert "batch.npz is missing" in refusal("b", lambda c: (c / "batch.npz").unlink())
     assert "is damaged" in refusal("c", flip)
     assert "is damaged" in refusal("d", lambda c: (c / "dump.json").write_text('{"step": 3'))
-    assert "has no model.safetensors" in refusal(
-        "e", lambda c: (c / "learner/hf/model.safetensors").unlink()
-    )
-    assert "does not exist" in refusal("f", lambda c: shutil.rmtree(c / "learner"))
+    weights = "learner/hf/model.safetensors"
+    assert f"{weights} is missing" in refusal("e", lambda c: (c / weights).unlink())
+    assert "has no manifest.json" in refusal("m", lambda c: (c / "manifest.json").unlink())
+    assert "is missing" in refusal("f", lambda c: shutil.rmtree(c / "learner"))
     assert "leave experiment=quickstart out" in refusal("g", str, "experiment=quickstart")
     assert "unknown config key" in refusal("h", str, "optim.lrr=1")

@@ -84,29 +84,33 @@ def test_a_mark_covers_its_extensions_and_no_neighbour(tmp_path: Path, mark: str
 
 
 def test_what_a_driver_leaves_is_removed_when_it_is_killed(tmp_path: Path):
-    """Also its buffer of weights, which is named after it."""
+    """Also its buffer of weights, which is named after it, and the folder of its children."""
+    folder = tmp_path / "files"
+    (folder / "below").mkdir(parents=True)
     (tmp_path / "holder.py").write_text(HOLDER)
     (tmp_path / "driver.py").write_text(f"""
-import os, subprocess, sys, time
+import os, pathlib, subprocess, sys, time
 from conjoint.rl.run.interrupt import kill_all
 from conjoint.envs.marks import DRIVER_MARK
 from conjoint.rollouts.engine.belongings import marked_children
 from conjoint.rollouts.weights.buffer import SharedBuffer, buffer_path
-with marked_children():
+with marked_children(folder=pathlib.Path({str(folder)!r})):
     holder = subprocess.Popen([sys.executable, {str(tmp_path / "holder.py")!r}, "with a child"],
                               stdout=subprocess.PIPE, text=True)
 unmarked = subprocess.Popen(["sleep", "30"])
-SharedBuffer(buffer_path("run"), 4096, create=True)
+buffer = buffer_path("run")
+SharedBuffer(buffer, 4096, create=True)
 names = [holder.stdout.readline().strip() for _ in range(2)]
-print(DRIVER_MARK, unmarked.pid, *names, flush=True)
+print(DRIVER_MARK, unmarked.pid, buffer, *names, flush=True)
 time.sleep(1000)
 """)
     driver = subprocess.Popen(
         [sys.executable, tmp_path / "driver.py"], stdout=subprocess.PIPE, text=True
     )
     assert driver.stdout is not None
-    theirs, unmarked, *names = driver.stdout.readline().split()
-    paths = [*(f"/dev/shm/{name}" for name in names), f"/dev/shm/conjoint-{driver.pid}-run"]
+    theirs, unmarked, buffer, *names = driver.stdout.readline().split()
+    assert f"-{driver.pid}-" in buffer
+    paths = [*(f"/dev/shm/{name}" for name in names), buffer, str(folder)]
     assert len(marked(theirs)) >= 2 and all(map(os.path.exists, paths))
     driver.kill()  # and is not waited for yet: its id is still taken
     deadline = time.monotonic() + 60

@@ -152,7 +152,7 @@ def assemble(
     sandbox: Sandbox | None = None,
 ) -> System:
     """Put the parts of a run together; starts nothing. Tests pass fakes for engine and learner."""
-    live = RewardContext(to_the_end(engine), renderer, cfg.seed)
+    live = RewardContext(to_the_end(engine), renderer, cfg.seed, num_steps=cfg.num_steps)
     paid_by = judging_context(live, judges.snapshot, judges.endpoint)
     scorer = Scorer(judges.rewards, paid_by, cfg.confident)
     collector = Collector(engine, renderer, single_turn(cfg.confident), cfg.seed, agents)

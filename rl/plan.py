@@ -73,7 +73,8 @@ def prepare(cfg: Config) -> Plan:
             )
     if any("safety" in cfg.reward.kinds[kind] for kind in cfg.kinds):
         load_rubrics([cfg.reward.safety_rubric], key="reward.safety_rubric")
-    tasks, own = build_tasks(cfg), load_own_rewards(cfg.reward)
+    own = load_own_rewards(cfg.reward)
+    tasks = build_tasks(cfg, own)
     if cfg.judge.policy == "promoted" and not tasks.judge_pairs:
         raise ConjointError(
             "judge.policy=promoted compares critics on held-out verifiable pairs, and there are "

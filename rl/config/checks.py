@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from conjoint.envs.types import CALIBRATION, ConjointError
-from conjoint.rewards.registry import always_judged, may_ask_judge
+from conjoint.rewards.registry import always_judged, check_weights, may_ask_judge, score_name
 from conjoint.rl.config.overrides import suggest
 from conjoint.rl.learner.deepspeed_config import deepspeed_config
 
@@ -117,9 +117,22 @@ def _validate_tasks(cfg: "Config") -> None:
                 f"budget.toggle.kinds: {kind} is judged by rubrics alone, so no answer of it is "
                 "correct and no length limit could be set; leave it out"
             )
+    _validate_weights(cfg)
     _validate_confidence(cfg)
     if not cfg.kinds:
         raise ConjointError("no task kind is left: give some tasks.KIND.weight above 0")
+
+
+def _validate_weights(cfg: "Config") -> None:
+    """A weight must belong to a reward, and a kind needs a reward that weighs something."""
+    names = {score_name(name) for kind in cfg.reward.kinds.values() for name in kind}
+    for name in cfg.reward.weights:
+        if name not in (*names, CALIBRATION):
+            raise ConjointError(
+                f"reward.weights.{name} names no reward of reward.kinds; {suggest(name, names)}"
+            )
+    for kind in cfg.kinds:
+        check_weights(cfg.reward.weights, cfg.reward.kinds[kind], f"tasks.{kind}")
 
 
 def _validate_confidence(cfg: "Config") -> None:
@@ -139,7 +152,7 @@ def _validate_confidence(cfg: "Config") -> None:
                 f"tasks.{kind}.agent.run writes its own prompts, so nothing asks for "
                 f"tasks.{kind}.confidence; turn one of them off"
             )
-        weights = [cfg.reward.weights.get(name.rpartition(":")[2], 1.0) for name in rewards]
+        weights = [cfg.reward.weights.get(score_name(name), 1.0) for name in rewards]
         if not sum(weights) > 0:
             raise ConjointError(
                 f"tasks.{kind}.confidence would be all that pays {kind}, and a wrong answer with "

@@ -99,7 +99,7 @@ async def tried(
 def _counted(group: Group) -> Tries:
     right = graded = 0
     for trajectory in group.trajectories:
-        values = [score.value for score in trajectory.scores]
+        values = [score.value for score in trajectory.checks]
         if not values or None in values:
             continue
         graded += 1

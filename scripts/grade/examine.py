@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from conjoint.envs.types import ConjointError, Group, Score
 from conjoint.rewards.base import Example, RewardContext
+from conjoint.rewards.plugin_worker import FORMS
 from conjoint.rewards.plugins import PluginReward
 from conjoint.rewards.probes.cheats import CATEGORIES, ProbeReport, run_probes, stock_examples
 from conjoint.rewards.probes.contract import Report, check
@@ -43,9 +44,9 @@ def check_words(cfg: GradeConfig) -> tuple[list[str], bool]:
             "of your own; conjoint's are tried with --probe"
         )
     plugin = load_own_reward(cfg.reward, cfg.name, "--check")
-    form = {"trl": "TRL's form", "task": "the form (task, response)"}[plugin.form]
     report = asyncio.run(_check(cfg, plugin))
-    lines = [f"{cfg.name} ({form}): {len(report.tried)} kinds of input: {', '.join(report.tried)}"]
+    tried, form = ", ".join(report.tried), FORMS[plugin.form].words
+    lines = [f"{cfg.name} ({form}): {len(report.tried)} kinds of input: {tried}"]
     lines += [f"FAULT {printable(fault)}" for fault in report.faults]
     if report.untried:
         lines.append(f"{report.untried} inputs were left untried after the time-outs")

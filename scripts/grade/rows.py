@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from conjoint.envs.sources.messages import as_messages, read_messages
 from conjoint.envs.sources.rows import json_type, open_rows
 from conjoint.envs.types import ConjointError, Message, Status, Task
 
@@ -82,7 +83,7 @@ def read_row(line: int, row: Mapping[str, Any]) -> GradeRow:
     meta = row.get("meta")
     if not isinstance(meta, Mapping):
         meta = {k: v for k, v in row.items() if k not in _KNOWN and v is not None}
-        given = row.get("messages") or row.get("prompt")
+        given = as_messages(row.get("messages") or row.get("prompt"))
         meta |= {"conversational": True} if isinstance(given, list) else {}
     prompt = _digest([kind, messages])
     task = Task(f"{kind}-{prompt[:16]}", kind, tuple(messages), row.get("reference"), dict(meta))
@@ -99,27 +100,11 @@ def read_row(line: int, row: Mapping[str, Any]) -> GradeRow:
 
 def _messages(row: Mapping[str, Any]) -> list[Message]:
     field = "messages" if row.get("messages") is not None else "prompt"
-    given = row.get(field)
-    if isinstance(given, str) and field == "prompt":
-        return [Message(role="user", content=given)]
-    if not isinstance(given, list) or not given:
-        what = "an empty list" if given == [] else _found(row, field)
-        wanted = "a list of messages" if field == "messages" else "text (or give 'messages')"
-        raise ValueError(f"field '{field}' is {what}; expected {wanted}")
-    messages = []
-    for place, message in enumerate(given):
-        where = f"{field}[{place}]"
-        if not isinstance(message, Mapping):
-            raise ValueError(f"field '{where}' is {json_type(message)}; expected role and content")
-        role, content = message.get("role"), message.get("content")
-        if role not in list(_ROLES):
-            raise ValueError(
-                f"field '{where}.role' is {role!r}; expected one of {', '.join(_ROLES)}"
-            )
-        if not isinstance(content, str):
-            raise ValueError(f"field '{where}.content' is {json_type(content)}; expected text")
-        messages.append(Message(role=role, content=content))
-    return messages
+    given = as_messages(row.get(field))
+    if isinstance(given, list) or (isinstance(given, str) and field == "prompt"):
+        return read_messages(given, field, _ROLES, empty=True)
+    wanted = "a list of messages" if field == "messages" else "text (or give 'messages')"
+    raise ValueError(f"field '{field}' is {_found(row, field)}; expected {wanted}")
 
 
 def _label(row: Mapping[str, Any], field: str) -> Any:

@@ -33,7 +33,7 @@ class Writer:
 def new_file(target: str, *, overwrite: bool = False) -> Iterator[Writer]:
     """Write `target`, which appears when the block ends without an error. Raises ConjointError if
     it cannot be made, or another process made it in the meantime and is not to be overwritten."""
-    path = Path(target).expanduser()
+    path = Path(target)
     try:
         number, work = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.absolute().parent)
     except OSError as error:

@@ -42,7 +42,7 @@ def check_files(source: str, target: str) -> None:
 
 def check_output(target: str) -> None:
     """Raises ConjointError unless `target` can be a new file."""
-    path = Path(target).expanduser()
+    path = Path(target)
     if path.suffix != ".jsonl":
         raise ConjointError(f"output={target}: give output=FILE, a new .jsonl file")
     if path.exists():

@@ -82,17 +82,17 @@ class GradeConfig:
     @property
     def replaces_output(self) -> bool:
         """Whether an output that exists is replaced: it may be, or nothing is in it."""
-        path = Path(self.output).expanduser()
+        path = Path(self.output)
         return self.overwrite or (path.is_file() and not path.stat().st_size)
 
     def check_output(self) -> None:
         """Raises ConjointError unless `output` can be written without losing anything."""
         if not self.output:
             raise ConjointError("output is not given; name a file for the verdicts: output=FILE")
-        path = Path(self.output).expanduser()
+        path = Path(self.output)
         if path.is_dir():
             raise ConjointError(f"output={path} is a folder; name a file")
-        if self.input and path.exists() and path.samefile(Path(self.input).expanduser()):
+        if self.input and path.exists() and path.samefile(Path(self.input)):
             raise ConjointError(f"output={path} is the input; name another file")
         if path.exists() and not self.replaces_output:
             raise ConjointError(

@@ -230,13 +230,16 @@ class OwnRewards:
 
     by_name: dict[str, PluginReward]
 
-    def fit(self, names: Iterable[str], tasks: Iterable[Task], where: str) -> None:
-        """Tell the named rewards which tasks they are asked about. Raises ConjointError for a
-        column that one of them asks for and none of the tasks has."""
+    def fit(
+        self, names: Iterable[str], tasks: Iterable[Task], where: str, *, tokens: bool = True
+    ) -> None:
+        """Tell the named rewards which tasks they are asked about, and whether the answers have
+        tokens. Raises ConjointError for a column that one of them asks for and none of the tasks
+        has."""
         own = [self.by_name[name] for name in names if name in self.by_name]
         listed = list(tasks) if own else []
         for plugin in own:
-            plugin.fit(listed, where)
+            plugin.fit(listed, where, tokens=tokens)
 
     async def close(self) -> None:
         """End their workers, and those that shipped verifiers share."""

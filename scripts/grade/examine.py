@@ -93,13 +93,16 @@ async def _probe_shipped(
 
 async def _examples(cfg: GradeConfig, plugin: PluginReward) -> Sequence[Example]:
     """Those of the input file, else of the function's own module, else tasks in stock."""
-    return _given(cfg) or await plugin.examples() or stock_examples()
+    examples = _given(cfg) or await plugin.examples() or stock_examples()
+    where = cfg.input or "the examples (give input=FILE)"
+    plugin.fit((example.task for example in examples), where)
+    return examples
 
 
 def _given(cfg: GradeConfig) -> list[Example]:
     """The first different tasks of the input, whose responses count as right answers."""
     found: dict[str, Example] = {}
-    for row in read_rows(cfg.input) if cfg.input else ():
+    for row in read_rows(cfg.input, cfg.kinds) if cfg.input else ():
         if len(found) < _TASKS:
             found.setdefault(row.task.id, Example(row.task, row.response))
     return list(found.values())

@@ -96,13 +96,8 @@ def test_every_command_finds_files_in_the_home_folder(tmp_path: Path, monkeypatc
     for word in (*(f"{key}=~/absent.jsonl" for key in keys), "reward.kinds.math=[~/absent.py:f]"):
         done = call("quickstart", "--dry-run", word)
         assert done.exit_code == 2 and f"{tmp_path}/absent." in done.stderr, word
-    for word in (
-        "model=~/absent",
-        "resume=~/absent",
-        "replay=~/absent",
-        "reward.rubrics=[~/absent]",
-    ):
-        done = call("train", "--dry-run", word)
+    for key in ("model", "resume", "replay", "reward.safety_rubric"):
+        done = call("train", "--dry-run", f"{key}=~/absent", "reward.kinds.math=[safety]")
         assert done.exit_code == 2 and f"{tmp_path}/absent" in done.stderr, key
 
 

@@ -13,16 +13,19 @@ from conjoint.rewards.rubrics.find import task_rubrics
 from conjoint.rl.config.tree import Config
 from conjoint.rl.nano.preferences import read_pairs
 from conjoint.rl.nano.sft import ptx_conversations
+from conjoint.rl.prompts import Prompts
 
 
-def build_tasks(cfg: Config, own: OwnRewards | None = None) -> TaskSets:
+def build_tasks(
+    cfg: Config, own: OwnRewards | None = None, prompts: Prompts | None = None
+) -> TaskSets:
     """Open every source. Raises ConjointError for a file or row that cannot be used, also for one
-    that lacks a column which a reward of `own` asks for."""
+    that lacks a column which a reward of `own` asks for, or that `prompts` refuses."""
     sources: dict[str, Source] = {}
     heldout: dict[str, list[Task]] = {}
     unverified: list[Task] = []
     for kind, task in cfg.kinds.items():
-        sources[kind], apart = _split(cfg, kind, task, own or OwnRewards({}))
+        sources[kind], apart = _split(cfg, kind, task, own or OwnRewards({}), prompts)
         judged = cfg.reward.only_rubric(kind)
         count = cfg.eval.open_tasks if judged else cfg.eval.tasks
         if apart is None or not count:
@@ -35,7 +38,8 @@ def build_tasks(cfg: Config, own: OwnRewards | None = None) -> TaskSets:
             heldout[kind] = found
     mixture = Mixture(sources, MixtureConfig(mixture_weights(cfg)), cfg.seed)
     first = {kind: source.task(0) for kind, source in sources.items()}
-    return TaskSets(mixture, heldout, unverified, _judge_pairs(cfg), first)
+    notes = tuple(prompts.notes) if prompts else ()
+    return TaskSets(mixture, heldout, unverified, _judge_pairs(cfg), first, notes)
 
 
 def mixture_weights(cfg: Config) -> dict[str, float]:
@@ -45,7 +49,7 @@ def mixture_weights(cfg: Config) -> dict[str, float]:
 
 
 def _split(
-    cfg: Config, kind: str, task: TaskConfig, own: OwnRewards
+    cfg: Config, kind: str, task: TaskConfig, own: OwnRewards, prompts: Prompts | None
 ) -> tuple[Source, Source | None]:
     """(training source, held-out source) of one kind, disjoint by the hash of their content."""
     rewards = cfg.reward.kinds[kind]
@@ -55,8 +59,10 @@ def _split(
         if "rubric" in rewards:
             _check_rubrics(rows)
         own.fit(rewards, map(rows.task, range(len(rows))), task.path)
-        return split_rows(rows, task.heldout, cfg.eval.seed)
+        return split_rows(prompts.fitting(rows) if prompts else rows, task.heldout, cfg.eval.seed)
     train, heldout = _made(cfg, kind, task)
+    if prompts:
+        prompts.check_made(train)
     own.fit(rewards, [train.task(0)], f"tasks.{kind}")
     return train, heldout
 

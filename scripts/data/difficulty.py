@@ -29,7 +29,7 @@ class DifficultyConfig(SampleConfig):
     """`conjoint data difficulty`."""
 
     input: str = ""
-    """A .jsonl or .parquet file of task rows, as in tasks.KIND.path."""
+    """A file of task rows, as in tasks.KIND.path."""
     output: str = ""
     """A .jsonl file that does not exist yet: the rows that stay."""
     kind: str = "math"

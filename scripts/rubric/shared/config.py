@@ -60,7 +60,7 @@ class JudgedConfig(LintConfig):
     """What asks a judge: the policy of `model`, or the model of `judge.endpoint`."""
 
     input: str = ""
-    """A .jsonl or .parquet file of responses (docs/self-critique.md has the forms of its rows)."""
+    """A file of responses (docs/self-critique.md has the forms of its rows)."""
     limit: int | None = None
     """The first so many prompts; null: all."""
     model: str = ""

@@ -56,7 +56,8 @@ class Prompts:
 
     @cached_property
     def renderer(self) -> Renderer:
-        """Of the model's folder, else with the tokenizer that nano will have (seconds)."""
+        """The renderer of the model's folder, else of the tokenizer that nano will have, which
+        takes seconds to make."""
         if self._model is not None:
             return Renderer.load(self._model)
         from conjoint.rl.nano.sft import sft_rows

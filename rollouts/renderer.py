@@ -54,8 +54,10 @@ class Renderer:
 
     @staticmethod
     def load(folder: Path) -> "Renderer":
-        """Of a model's folder, with the end tokens of its generation_config.json. Raises
-        ConjointError for a tokenizer that cannot be used."""
+        """The renderer of a model's folder, with the end tokens of its generation_config.json.
+
+        Raises ConjointError for a tokenizer that cannot be used.
+        """
         from transformers import AutoTokenizer
 
         try:

@@ -117,8 +117,8 @@ def _validate_tasks(cfg: "Config") -> None:
                 f"budget.toggle.kinds: {kind} is judged by rubrics alone, so no answer of it is "
                 "correct and no length limit could be set; leave it out"
             )
-    _validate_weights(cfg)
     _validate_confidence(cfg)
+    _validate_weights(cfg)
     if not cfg.kinds:
         raise ConjointError("no task kind is left: give some tasks.KIND.weight above 0")
 

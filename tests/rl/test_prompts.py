@@ -96,6 +96,11 @@ def test_a_model_without_a_chat_template_or_an_end_token_is_refused(tmp_path: Pa
     assert "cannot be loaded" in refusal(broken, path)
 
 
+def test_the_plan_of_a_local_model_says_its_memory(tmp_path: Path) -> None:
+    plan = prepare(load_config(keys(model(tmp_path), rows(tmp_path, QUESTION))))
+    assert plan.words[-1].startswith("Memory of a learner rank, estimated: weights 0.00 GB")
+
+
 @pytest.mark.parametrize(
     ("template", "prompt", "says"),
     [

@@ -302,3 +302,5 @@ class TaskSets:
     """(task, right answer, wrong answer), to test the judge."""
     first: dict[str, Task]
     """Task kind -> its first task, as a sample of the kind."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what became of tasks that could not be used as they are."""

@@ -14,10 +14,13 @@ class TaskConfig:
     weight: float = 1.0
     """Share of the groups of a step, relative to the other kinds; 0 leaves the kind out."""
     path: str | None = None
-    """A .jsonl or .parquet file of rows; null draws from the procedural source of this kind, ""
-    is left to the user by an experiment."""
+    """A file of rows (.jsonl, .json, .csv or .parquet); null draws from the procedural source of
+    this kind, "" is left to the user by an experiment."""
     prompt_suffix: str = ""
     """Added to each prompt of the file, such as how to write the final answer."""
+    too_long: str = "refuse"
+    """What becomes of rows whose prompts leave no room for an answer in the context: refuse ends
+    the run before it starts, drop leaves them out and counts them."""
     heldout: int = 0
     """Rows of the file kept apart for evaluation, chosen by the hash of their content."""
     datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -37,4 +40,6 @@ class TaskConfig:
             raise ConjointError(f"{key}.weight and {key}.heldout must be 0 or more")
         if self.datasets and self.path is not None:
             raise ConjointError(f"give {key}.path or {key}.datasets, not both")
+        if self.too_long not in ("refuse", "drop"):
+            raise ConjointError(f"{key}.too_long={self.too_long} must be refuse or drop")
         self.agent.validate(f"{key}.agent")

@@ -80,6 +80,8 @@ class Outcome(StrEnum):
     """The response's own program or formula raised an error: score 0."""
     INFRA_ERROR = "infra_error"
     """Our machinery failed (a sandbox, a judge): the score is None and the trajectory is masked."""
+    ABSTAIN = "abstain"
+    """The reward has nothing to say of this answer: the score is None and does not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ CALIBRATION = "calibration"
 class Score:
     """Value in [0, 1] that one check gives one trajectory, with reasons for a human reader.
 
-    `value` is None exactly when `outcome` is INFRA_ERROR.
+    `value` is None exactly when `outcome` is INFRA_ERROR or ABSTAIN.
     """
 
     name: str
@@ -149,6 +151,12 @@ class Score:
     def infra_error(name: str, *reasons: str) -> "Score":
         """A score without a value, which masks its trajectory from training."""
         return Score(name, None, Outcome.INFRA_ERROR, reasons)
+
+    @staticmethod
+    def abstain(name: str, *reasons: str) -> "Score":
+        """A score without a value that leaves the answer to the other rewards. An answer that all
+        of them abstain from is masked."""
+        return Score(name, None, Outcome.ABSTAIN, reasons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,8 +290,9 @@ class Trajectory:
 
     @property
     def checks(self) -> list[Score]:
-        """Scores of the answer itself: all but the score of its stated confidence."""
-        return [score for score in self.scores if score.name != CALIBRATION]
+        """Scores of the answer itself: all but abstentions and the score of its stated
+        confidence."""
+        return [s for s in self.scores if s.name != CALIBRATION and s.outcome != Outcome.ABSTAIN]
 
     @property
     def trainable(self) -> bool:

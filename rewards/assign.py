@@ -7,7 +7,7 @@ A truncated answer gets the budget's penalty in place of its scores (Kimi K2 rep
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from conjoint.envs.types import Group, Status, Trajectory
+from conjoint.envs.types import Group, Outcome, Score, Status, Trajectory
 from conjoint.rewards.budget import BudgetConfig
 from conjoint.rewards.lengths import above_limit, length_rewards
 
@@ -21,11 +21,12 @@ def assign_rewards(
 ) -> None:
     """Set `reward` and `reward_parts` of each trajectory, both empty for a masked one.
 
-    A trajectory is masked (reward None) if it failed or one of its scores has no value. The reward
-    is the weighted mean of the scores; `weights` maps the name of a score to its weight, by default
-    1.0. It lies in [0, 1] before budget and length rules change it. `step` is 0-based. `limits`
-    maps a task kind to Toggle's length limit, in tokens, where it binds in this step. `metrics` of
-    the trajectory record what its length has cost or paid.
+    The reward is the weighted mean of the scores that count; `weights` maps the name of a score to
+    its weight, by default 1.0. A score that abstains does not count. A trajectory is masked (reward
+    None) if it failed, if one of its scores failed, or if none that has a weight counts. The reward
+    lies in [0, 1] before budget and length rules change it. `step` is 0-based. `limits` maps a task
+    kind to Toggle's length limit, in tokens, where it binds in this step. `metrics` of the
+    trajectory record what its length has cost or paid.
     """
     for group in groups:
         # The replacement of flat groups may have assigned rewards before.
@@ -33,7 +34,7 @@ def assign_rewards(
             t.reward, t.reward_parts = None, {}
             for name in ("above_limit", "length_reward"):
                 t.metrics.pop(name, None)
-        kind, members = group.task.kind, _gradable(group)
+        kind, members = group.task.kind, _gradable(group, weights)
         scores = [paid_score(t, budget, weights) for t in members]
         lengths = [t.num_sampled for t in members]
         # Toggle pays nothing above the limit; such an answer cannot earn a length bonus either.
@@ -45,12 +46,11 @@ def assign_rewards(
             if _cut_off(t, budget):
                 # The parts too: gdpo computes advantages from them and not from the reward.
                 t.reward = budget.penalty
-                t.reward_parts = {s.name: budget.penalty for s in t.scores}
+                t.reward_parts = {s.name: budget.penalty for s in _counted(t)}
                 continue
             # Added to each part, so that the weighted mean of the parts stays the reward.
             extra = bonus + budget.penalty * budget.lateness(t.num_sampled, t.budget)
-            values = [0.0 if over else s.value or 0.0 for s in t.scores]
-            parts = [(s.name, value + extra) for s, value in zip(t.scores, values, strict=True)]
+            parts = [(s.name, (0.0 if over else s.value or 0.0) + extra) for s in _counted(t)]
             t.reward, t.reward_parts = _weighted(parts, weights), dict(parts)
             t.metrics |= {"above_limit": float(over)} if kind in limits else {}
             t.metrics |= {"length_reward": bonus} if weight else {}
@@ -62,7 +62,7 @@ def correct_lengths(
     """Task kind -> sampled tokens of each answer with full score, from which Toggle sets limits."""
     found: dict[str, list[int]] = {}
     for group in groups:
-        members = _gradable(group)
+        members = _gradable(group, weights)
         right = [t.num_sampled for t in members if paid_score(t, budget, weights) >= 1]
         found.setdefault(group.task.kind, []).extend(right)
     return found
@@ -71,7 +71,7 @@ def correct_lengths(
 def paid_score(t: Trajectory, budget: BudgetConfig, weights: Mapping[str, float]) -> float:
     """Weighted mean of the scores of a graded answer, without that of its stated confidence.
 
-    0 if the answer was cut off and budgets are on.
+    0 if the answer was cut off and budgets are on, or if no check of it has a weight.
     """
     if _cut_off(t, budget):
         return 0.0
@@ -83,16 +83,25 @@ def _cut_off(t: Trajectory, budget: BudgetConfig) -> bool:
     return t.status is Status.TRUNCATED and budget.enabled
 
 
-def _gradable(group: Group) -> list[Trajectory]:
-    """The members that get a reward: not failed, scored, and every score has a value."""
+def _counted(t: Trajectory) -> list[Score]:
+    """The scores that do not abstain."""
+    return [s for s in t.scores if s.outcome is not Outcome.ABSTAIN]
+
+
+def _gradable(group: Group, weights: Mapping[str, float]) -> list[Trajectory]:
+    """The members that get a reward: not failed, and the scores that count have values, at least
+    one of them with a weight above 0."""
     return [
         t
         for t in group.trajectories
-        if t.status is not Status.FAILED and t.scores and not any(s.value is None for s in t.scores)
+        if t.status is not Status.FAILED
+        and all(s.value is not None for s in _counted(t))
+        and any(weights.get(s.name, 1.0) > 0 for s in _counted(t))
     ]
 
 
 def _weighted(values: list[tuple[str, float]], weights: Mapping[str, float]) -> float:
-    """Weighted mean of (name, value) pairs."""
+    """Weighted mean of (name, value) pairs; 0 where they weigh nothing."""
     pairs = [(weights.get(name, 1.0), value) for name, value in values]
-    return sum(w * v for w, v in pairs) / sum(w for w, _ in pairs)
+    total = sum(w for w, _ in pairs)
+    return sum(w * v for w, v in pairs) / total if total else 0.0

@@ -22,6 +22,8 @@ def calibration_score(trajectory: Trajectory) -> Score:
     is readable. A mask there would let the policy withhold it wherever it is in doubt."""
     right, stated = correctness(trajectory), trajectory.confidence
     if right is None:
+        if not any(not score.judged for score in trajectory.checks):
+            return Score.abstain(CALIBRATION, "no verifier grades the answer")
         return Score.infra_error(CALIBRATION, "whether the answer is right is not known")
     what = "right" if right else "not right"
     if stated is None:

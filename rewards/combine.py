@@ -64,11 +64,15 @@ def _sound(name: str, score: object) -> Score:
     if not isinstance(score, Score):
         return Score.infra_error(name, f"the check returned {type(score).__name__}, not a Score")
     if score.value is None:
-        if score.outcome is Outcome.INFRA_ERROR:
+        if score.outcome in (Outcome.INFRA_ERROR, Outcome.ABSTAIN):
             return score
         return Score.infra_error(name, "the check returned a score without a value")
     number = isinstance(score.value, (int, float))
-    if score.outcome is Outcome.INFRA_ERROR or not number or not 0.0 <= score.value <= 1.0:
+    if (
+        score.outcome in (Outcome.INFRA_ERROR, Outcome.ABSTAIN)
+        or not number
+        or not 0.0 <= score.value <= 1.0
+    ):
         reason = f"the check returned {score.value} as {score.outcome}, expected 0 to 1"
         return Score.infra_error(name, reason, *score.reasons)
     return score

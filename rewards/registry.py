@@ -7,11 +7,12 @@ all stand in that entry. A reward of the user's own, `module:function`, goes thr
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from conjoint.envs.types import CALIBRATION, ConjointError
+from conjoint.envs.types import CALIBRATION, ConjointError, Task
 from conjoint.rewards.base import Example, RewardFn
 from conjoint.rewards.code import reward as code
 from conjoint.rewards.code.reward import CodeRewardConfig
@@ -21,7 +22,7 @@ from conjoint.rewards.instructions.reward import InstructionsConfig
 from conjoint.rewards.judge import critic, faithfulness, judge, pointwise, safety
 from conjoint.rewards.judge.judge import Judge
 from conjoint.rewards.logic import reward as logic
-from conjoint.rewards.math import reward as math
+from conjoint.rewards.math import reward as mathematics
 from conjoint.rewards.plugins import PluginConfig, PluginReward, load_plugin
 from conjoint.rewards.probes.cheats import stock_examples
 from conjoint.rewards.rubrics.find import DEFAULT_RUBRICS, Rubric, load_rubrics
@@ -56,28 +57,6 @@ class RewardConfig:
 
     def only_rubric(self, kind: str) -> bool:
         return self.kinds.get(kind) == ["rubric"]
-
-    def weight_of(self, reward: str) -> float:
-        """The weight of a reward of `kinds`."""
-        return self.weights.get(score_name(reward), 1.0)
-
-    def validate(self) -> None:
-        for name, weight in self.weights.items():
-            if not 0 <= weight < float("inf"):
-                raise ConjointError(f"reward.weights.{name}={weight} must be 0 or more")
-        for kind, rewards in self.kinds.items():
-            names = [score_name(reward) for reward in rewards]
-            for name in names:
-                if names.count(name) > 1:
-                    raise ConjointError(
-                        f"reward.kinds.{kind} has two rewards whose scores are named {name}; "
-                        "give one of the functions another name"
-                    )
-            if rewards and not any(map(self.weight_of, rewards)):
-                raise ConjointError(
-                    f"reward.weights leaves nothing that pays {kind}: give one of "
-                    f"{', '.join(names)} a weight above 0"
-                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +99,9 @@ _SHIPPED = (
     Reward(
         name="math",
         kinds=("math",),
-        make=lambda parts: each("math", math.math_verifier(parts.isolation)),
-        validate_reference=math.validate_reference,
-        close=math.close_math,
+        make=lambda parts: each("math", mathematics.math_verifier(parts.isolation)),
+        validate_reference=mathematics.validate_reference,
+        close=mathematics.close_math,
     ),
     Reward(
         name="code",
@@ -204,11 +183,6 @@ RewardTable = Mapping[str, Mapping[str, RewardFn]]
 """Task kind -> score name -> reward."""
 
 
-def score_name(reward: str) -> str:
-    """The name of a reward's scores: its own, or the function's of one of the user's."""
-    return reward.rpartition(":")[2]
-
-
 def default_kinds() -> dict[str, list[str]]:
     """Task kind -> its rewards, where the config names none."""
     found: dict[str, list[str]] = {}
@@ -256,6 +230,17 @@ class OwnRewards:
 
     by_name: dict[str, PluginReward]
 
+    def fit(
+        self, names: Iterable[str], tasks: Iterable[Task], where: str, *, tokens: bool = True
+    ) -> None:
+        """Tell the named rewards which tasks they are asked about, and whether the answers have
+        tokens. Raises ConjointError for a column that one of them asks for and none of the tasks
+        has."""
+        own = [self.by_name[name] for name in names if name in self.by_name]
+        listed = list(tasks) if own else []
+        for plugin in own:
+            plugin.fit(listed, where, tokens=tokens)
+
     async def close(self) -> None:
         """End their workers, and those that shipped verifiers share."""
         for plugin in self.by_name.values():
@@ -269,6 +254,7 @@ def load_own_rewards(cfg: RewardConfig) -> OwnRewards:
     """Import every `module:function` once, in a worker. Raises ConjointError naming the key."""
     found: dict[str, PluginReward] = {}
     for kind, names in cfg.kinds.items():
+        check_names(names, f"reward.kinds.{kind}")
         for name in names:
             if name in REWARDS or name in found:
                 continue
@@ -284,6 +270,36 @@ def load_own_rewards(cfg: RewardConfig) -> OwnRewards:
                 )
             found[name] = load_own_reward(cfg, name, f"reward.kinds.{kind}")
     return OwnRewards(found)
+
+
+def score_name(name: str) -> str:
+    """The name of a reward's scores, and of its weight: that of a reward, or of its function."""
+    return name.rpartition(":")[2]
+
+
+def check_names(names: Sequence[str], key: str) -> None:
+    """Raises ConjointError for two rewards whose scores would have one name."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if (other := seen.setdefault(score_name(name), name)) != name or names.count(name) > 1:
+            raise ConjointError(
+                f"{key}: {other!r} and {name!r} both give a score named {score_name(name)!r}; "
+                "leave one out, or call the function something else"
+            )
+
+
+def check_weights(weights: Mapping[str, float], names: Sequence[str], key: str) -> None:
+    """Raises ConjointError unless the rewards `names` of `key` have weights of 0 or more that are
+    not all 0."""
+    own = {name: weights.get(score_name(name), 1.0) for name in names}
+    for name, weight in own.items():
+        if not 0 <= weight < math.inf:
+            raise ConjointError(f"reward.weights.{score_name(name)}={weight} must be 0 or more")
+    if own and not any(own.values()):
+        raise ConjointError(
+            f"{key}: all its rewards weigh 0, so nothing pays its answers; give one of them a "
+            "weight above 0 in reward.weights"
+        )
 
 
 def load_own_reward(cfg: RewardConfig, name: str, key: str) -> PluginReward:

@@ -29,16 +29,16 @@ class Scorer:
         self._context = context
         self._confident = confident
 
-    async def score(self, group: Group, seed: int) -> Group:
+    async def score(self, group: Group, seed: int, step: int = 0) -> Group:
         """Fill `scores` of every trajectory that is not FAILED, and return the group. `seed` is for
-        the draws of rewards, such as the pairs of a judge."""
+        the draws of rewards, such as the pairs of a judge; `step` counts the steps done."""
         alive = [t for t in group.trajectories if t.status is not Status.FAILED]
         asked = group.task.kind in self._confident
         for trajectory in alive if asked else ():
             _take_confidence(trajectory)
         if alive:
             part = replace(group, trajectories=alive)
-            context = replace(self._context, seed=seed)
+            context = replace(self._context, seed=seed, step=step)
             for name, reward in self._rewards[group.task.kind].items():
                 scores = await guarded(name, reward, part, context)
                 if always_judged(name):

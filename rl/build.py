@@ -25,7 +25,7 @@ from conjoint.rl.cluster.ray_start import start_ray
 from conjoint.rl.config.tree import Config
 from conjoint.rl.critic.context import check_judge, judge_endpoint, judging_context
 from conjoint.rl.critic.snapshot import CriticSnapshot
-from conjoint.rl.evaluate import Evaluator, check_pairs
+from conjoint.rl.evaluate import Evaluator
 from conjoint.rl.learner.colocated import ColocatedLearner
 from conjoint.rl.learner.group import LearnerGroup, RankArguments
 from conjoint.rl.models.shape import ModelShape
@@ -86,7 +86,9 @@ async def _start(
         await check_judge(endpoint)
     model = await policy_folder(cfg.model, cfg.nano, cfg.asked)
     renderer = Renderer.load(model)
-    ptx = _ptx_stream(plan, renderer)
+    ptx = plan.ptx
+    if ptx is None and plan.ptx_rows:  # nano was not built yet when the plan was made
+        ptx = PtxStream(plan.ptx_rows, renderer, cfg.ptx, cfg.seed)
     console.message("starting Ray, the rollout engine and the learner ...")
     sweep_buffers()
     await asyncio.to_thread(start_ray, cfg.cluster)
@@ -152,7 +154,7 @@ def assemble(
     sandbox: Sandbox | None = None,
 ) -> System:
     """Put the parts of a run together; starts nothing. Tests pass fakes for engine and learner."""
-    live = RewardContext(to_the_end(engine), renderer, cfg.seed)
+    live = RewardContext(to_the_end(engine), renderer, cfg.seed, num_steps=cfg.num_steps)
     paid_by = judging_context(live, judges.snapshot, judges.endpoint)
     scorer = Scorer(judges.rewards, paid_by, cfg.confident)
     collector = Collector(engine, renderer, single_turn(cfg.confident), cfg.seed, agents)
@@ -185,16 +187,6 @@ def _evaluation_limits(cfg: Config, task: Task) -> EpisodeLimits:
     evaluations of one run can be compared."""
     largest, rollout = cfg.largest_budget_of(task.kind), cfg.rollout
     return EpisodeLimits(largest, rollout.max_model_len, rollout.max_turns, 0.0)
-
-
-def _ptx_stream(plan: Plan, renderer: Renderer) -> PtxStream | None:
-    """The PTX rows as tokens. Raises ConjointError for rows and judge pairs that do not fit the
-    context: here, before an engine starts."""
-    cfg = plan.cfg
-    if cfg.eval.pairs:
-        pairs, context = plan.tasks.judge_pairs, cfg.rollout.max_model_len
-        check_pairs(pairs, cfg.judge, renderer.prompt, context)
-    return PtxStream(plan.ptx_rows, renderer, cfg.ptx, cfg.seed) if plan.ptx_rows else None
 
 
 async def _begin(system: System, checkpoint: Checkpoint | None) -> None:

@@ -53,7 +53,7 @@ class EvalConfig:
     """Fixed pairs of a correct and an incorrect answer, on which the judge is tested in both
     orders. Also the largest number of pairs for its self-preference. 0 turns both tests off."""
     pairs: str = ""
-    """A .jsonl or .parquet file of such pairs (prompt, chosen, rejected), as written by `conjoint
+    """A file of such pairs (prompt, chosen, rejected), as written by `conjoint
     data pairs`. "" generates pairs from the built-in sources of the run's kinds."""
     every: int = 0
     """Steps between evaluations, beside those at start and end; 0 makes only these two."""

@@ -12,13 +12,15 @@ from conjoint.envs.types import CALIBRATION, ConjointError, Task
 from conjoint.rewards.budget import BudgetConfig
 from conjoint.rewards.registry import OwnRewards, load_own_rewards
 from conjoint.rewards.rubrics.find import Rubric, load_rubrics
-from conjoint.rl.algo.ptx import read_rows
+from conjoint.rl.algo.ptx import PtxStream, read_rows
 from conjoint.rl.config.tree import Config
+from conjoint.rl.evaluate import check_pairs
 from conjoint.rl.learner.memory import memory_words
 from conjoint.rl.models.shape import ModelShape
 from conjoint.rl.nano.cache import nano_folder
 from conjoint.rl.nano.preferences import read_preferences
 from conjoint.rl.nano.start_policy import check_model
+from conjoint.rl.prompts import Prompts
 from conjoint.rl.run.console import batch_words
 from conjoint.rl.tasks import build_tasks, mixture_weights, nano_ptx_rows
 
@@ -36,11 +38,13 @@ class Plan:
     """Folder of the start policy; None if nano must still be built."""
     agents: dict[str, Agent] = field(default_factory=dict)
     """Task kind -> the user's program that plays its tasks, for kinds that have one."""
+    ptx: PtxStream | None = None
+    """The PTX rows as tokens; None if PTX is off, or nano's own rows wait for nano."""
 
     @property
     def words(self) -> list[str]:
         """Sentences that describe the run, with the memory that its model needs, if it exists."""
-        cfg, words = self.cfg, plan_words(self.cfg)
+        cfg, words = self.cfg, [*plan_words(self.cfg), *self.tasks.notes]
         if self.model is not None:
             shape, reference = ModelShape.from_folder(self.model), cfg.loss.kl_weight > 0
             words.append(memory_words(shape, cfg.learner, cfg.optim, reference=reference))
@@ -48,10 +52,10 @@ class Plan:
 
 
 def prepare(cfg: Config) -> Plan:
-    """Read the data, the rubrics and the user's own rewards and agents.
+    """Read the data, the rubrics, the user's own rewards and agents, and the tokenizer.
 
-    Raises ConjointError for a missing or malformed file, a rubric that applies to no task, and a
-    judge that cannot be tested.
+    Raises ConjointError for a missing or malformed file, a rubric that applies to no task, a judge
+    that cannot be tested, and prompts or PTX rows that the tokenizer or the context refuses.
     """
     model = check_model(cfg.model)
     if model is None and (nano := nano_folder(cfg.nano, cfg.asked)).is_dir():
@@ -74,7 +78,8 @@ def prepare(cfg: Config) -> Plan:
             )
     if any("safety" in cfg.reward.kinds[kind] for kind in cfg.kinds):
         load_rubrics([cfg.reward.safety_rubric], key="reward.safety_rubric")
-    tasks, own = build_tasks(cfg), load_own_rewards(cfg.reward)
+    own, prompts = load_own_rewards(cfg.reward), Prompts(cfg, model)
+    tasks, ptx_rows = build_tasks(cfg, own, prompts), _ptx_rows(cfg)
     if cfg.judge.policy == "promoted" and not tasks.judge_pairs:
         raise ConjointError(
             "judge.policy=promoted compares critics on held-out verifiable pairs, and there are "
@@ -89,7 +94,13 @@ def prepare(cfg: Config) -> Plan:
     }
     for kind in agents:
         _check_columns(kind, cfg.kinds[kind].agent.columns, tasks.first[kind])
-    return Plan(cfg, tasks, rubrics, own, _ptx_rows(cfg), model, agents)
+    if cfg.eval.pairs:
+        context = cfg.rollout.max_model_len
+        check_pairs(tasks.judge_pairs, cfg.judge, prompts.renderer.prompt, context)
+    ptx = None
+    if ptx_rows and (model is not None or cfg.ptx.source != "nano"):
+        ptx = PtxStream(ptx_rows, prompts.renderer, cfg.ptx, cfg.seed)
+    return Plan(cfg, tasks, rubrics, own, ptx_rows, model, agents, ptx)
 
 
 def _check_columns(kind: str, columns: Sequence[str], first: Task) -> None:

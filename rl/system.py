@@ -77,7 +77,7 @@ class System:
         )
 
     async def _score(self, group: Group, step: int) -> Group:
-        return await self.scoring.scorer.score(group, derive_seed(self.cfg.seed, step))
+        return await self.scoring.scorer.score(group, derive_seed(self.cfg.seed, step), step)
 
     def _is_flat(self, group: Group) -> bool:
         """Whether every answer has a reward and all rewards are equal: such a group teaches

@@ -8,20 +8,24 @@ from conjoint.envs.sources.dataset import DatasetSource
 from conjoint.envs.task_config import TaskConfig
 from conjoint.envs.types import ConjointError, Task
 from conjoint.rewards.logic.source import GymSource
-from conjoint.rewards.registry import reference_check
+from conjoint.rewards.registry import OwnRewards, reference_check
 from conjoint.rewards.rubrics.find import task_rubrics
 from conjoint.rl.config.tree import Config
 from conjoint.rl.nano.preferences import read_pairs
 from conjoint.rl.nano.sft import ptx_conversations
+from conjoint.rl.prompts import Prompts
 
 
-def build_tasks(cfg: Config) -> TaskSets:
-    """Open every source. Raises ConjointError for a file or row that cannot be used."""
+def build_tasks(
+    cfg: Config, own: OwnRewards | None = None, prompts: Prompts | None = None
+) -> TaskSets:
+    """Open every source. Raises ConjointError for a file or row that cannot be used, also for one
+    that lacks a column which a reward of `own` asks for, or that `prompts` refuses."""
     sources: dict[str, Source] = {}
     heldout: dict[str, list[Task]] = {}
     unverified: list[Task] = []
     for kind, task in cfg.kinds.items():
-        sources[kind], apart = _split(cfg, kind, task)
+        sources[kind], apart = _split(cfg, kind, task, own or OwnRewards({}), prompts)
         judged = cfg.reward.only_rubric(kind)
         count = cfg.eval.open_tasks if judged else cfg.eval.tasks
         if apart is None or not count:
@@ -34,7 +38,8 @@ def build_tasks(cfg: Config) -> TaskSets:
             heldout[kind] = found
     mixture = Mixture(sources, MixtureConfig(mixture_weights(cfg)), cfg.seed)
     first = {kind: source.task(0) for kind, source in sources.items()}
-    return TaskSets(mixture, heldout, unverified, _judge_pairs(cfg), first)
+    notes = tuple(prompts.notes) if prompts else ()
+    return TaskSets(mixture, heldout, unverified, _judge_pairs(cfg), first, notes)
 
 
 def mixture_weights(cfg: Config) -> dict[str, float]:
@@ -43,14 +48,27 @@ def mixture_weights(cfg: Config) -> dict[str, float]:
     return {kind: task.weight for kind, task in cfg.kinds.items()} | critic
 
 
-def _split(cfg: Config, kind: str, task: TaskConfig) -> tuple[Source, Source | None]:
+def _split(
+    cfg: Config, kind: str, task: TaskConfig, own: OwnRewards, prompts: Prompts | None
+) -> tuple[Source, Source | None]:
     """(training source, held-out source) of one kind, disjoint by the hash of their content."""
+    rewards = cfg.reward.kinds[kind]
     if task.path is not None:
-        check = reference_check(cfg.reward.kinds[kind], cfg.sandbox)
+        check = reference_check(rewards, cfg.sandbox)
         rows = DatasetSource(task.path, kind, suffix=task.prompt_suffix, validate=check)
-        if "rubric" in cfg.reward.kinds[kind]:
+        if "rubric" in rewards:
             _check_rubrics(rows)
-        return split_rows(rows, task.heldout, cfg.eval.seed)
+        own.fit(rewards, map(rows.task, range(len(rows))), task.path)
+        return split_rows(prompts.fitting(rows) if prompts else rows, task.heldout, cfg.eval.seed)
+    train, heldout = _made(cfg, kind, task)
+    if prompts:
+        prompts.check_made(train)
+    own.fit(rewards, [train.task(0)], f"tasks.{kind}")
+    return train, heldout
+
+
+def _made(cfg: Config, kind: str, task: TaskConfig) -> tuple[Source, Source]:
+    """(training source, held-out source) of a kind whose tasks are made on demand."""
     if task.datasets:
         return _gym(cfg, kind, task, "train"), _gym(cfg, kind, task, "heldout")
     if kind not in SOURCES:

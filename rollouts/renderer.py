@@ -26,10 +26,16 @@ _TOOL: Tool = {
 }
 
 
+_NO_LIMIT = 10**30
+"""transformers' word for it: who renders knows the context, and a warning would help nobody."""
+
+
 class Renderer:
     """A tokenizer with a chat template, narrowed to the few things conjoint asks of it."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, end_ids: Sequence[int] = ()) -> None:
+        """`end_ids` are tokens that end an answer beside the tokenizer's own end token, such as an
+        end of turn. Raises ConjointError without a chat template or any such token."""
         if tokenizer.chat_template is None:
             raise ConjointError(
                 f"the tokenizer in {tokenizer.name_or_path} has no chat template; "
@@ -37,14 +43,48 @@ class Renderer:
             )
         self._tokenizer = tokenizer
         self._special = SpecialTokens(tokenizer)
-        self.stop_ids: tuple[int, ...] = (int(tokenizer.eos_token_id),)
         self.vocab_size = len(tokenizer)
+        own = tokenizer.eos_token_id
+        known = [token for token in end_ids if token < self.vocab_size]
+        ends = [*([] if own is None else [int(own)]), *known]
+        if not ends:
+            raise ConjointError(
+                f"the tokenizer in {tokenizer.name_or_path} has no end token, so no answer could "
+                "end; set eos_token in its tokenizer_config.json, or eos_token_id in "
+                "generation_config.json"
+            )
+        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys(ends))
+        """Tokens that end an answer. The first one closes a turn in the chat template, if any of
+        them does."""
+        self.stop_ids = self._closing_first()
 
     @staticmethod
     def load(folder: Path) -> "Renderer":
+        """The renderer of a model's folder, with the end tokens of its generation_config.json.
+
+        Raises ConjointError for a tokenizer that cannot be used.
+        """
         from transformers import AutoTokenizer
 
-        return Renderer(AutoTokenizer.from_pretrained(folder))
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=_NO_LIMIT)
+        except Exception as error:  # the libraries raise a dozen unrelated types
+            reason = " ".join(str(error).split())[:300]
+            raise ConjointError(
+                f"the tokenizer in {folder} cannot be loaded ({type(error).__name__}: {reason}); "
+                "save it again with save_pretrained"
+            ) from error
+        return Renderer(tokenizer, end_tokens(folder))
+
+    def _closing_first(self) -> tuple[int, ...]:
+        """The end tokens, the one that closes an assistant's turn before the others. A template
+        that cannot render a plain dialogue is left to whoever renders with it."""
+        try:
+            shown = self.dialogue(_dummy([]))
+        except ConjointError:
+            return self.stop_ids
+        closing = next((token for token in reversed(shown) if token in self.stop_ids), None)
+        return tuple(sorted(self.stop_ids, key=lambda token: token != closing))
 
     @property
     def template(self) -> str:
@@ -135,6 +175,25 @@ class Renderer:
                 f"the chat template cannot render these messages: {error}; use roles and an order "
                 "that it knows"
             ) from error
+
+
+def end_tokens(folder: Path) -> list[int]:
+    """The tokens that end an answer by generation_config.json of a model; [] where it names none.
+
+    Raises ConjointError for a file that is malformed.
+    """
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return []
+    try:
+        config = from_json(path.read_text(encoding="utf-8"))
+        given = config.get("eos_token_id")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConjointError(f"{path} cannot be read as a JSON object: {error}.") from error
+    listed = given if isinstance(given, list) else [] if given is None else [given]
+    if not all(type(token) is int and token >= 0 for token in listed):
+        raise ConjointError(f"{path}: eos_token_id is {given!r}; expected a token id or a list.")
+    return listed
 
 
 def _dummy(messages: Sequence[Message]) -> list[Message]:

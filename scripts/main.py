@@ -5,6 +5,8 @@ ended it. Nothing heavy is imported before a verb runs, so that `--help` answers
 """
 
 import importlib
+import os
+import re
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
@@ -18,6 +20,10 @@ from conjoint.envs.text import escaped
 from conjoint.envs.types import ConjointError, StopRun
 
 MISTAKE, STOPPED, INTERRUPTED = 2, 3, 130
+
+_HOME = re.compile(r"(?:^|(?<=[=\[,\s'\"]))~[\w.-]*(?=/)|(?<==)~$")
+"""A home folder where a path begins: in a word by itself, a value, a list or a command. `~KEY`
+without a slash, with which Hydra removes a key, is none."""
 
 app = typer.Typer(
     name="conjoint",
@@ -175,8 +181,9 @@ def _dispatch(verb: str, *args: Any, **options: Any) -> None:
     """Call the verb's `run` and exit with its code, or with that of the error it raised."""
     if isinstance(sys.stdout, TextIOWrapper):  # rows and answers may hold what UTF-8 cannot
         sys.stdout.reconfigure(errors="backslashreplace")
+    options = {key: at_home(value) for key, value in options.items()}
     try:
-        code = _module_of(verb).run(*args, **options)
+        code = _module_of(verb).run(*map(at_home, args), **options)
     except ConjointError as error:
         code = _say("error", error, MISTAKE)
     except StopRun as stop:
@@ -184,6 +191,18 @@ def _dispatch(verb: str, *args: Any, **options: Any) -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     raise typer.Exit(code or 0)
+
+
+def at_home(given: Any) -> Any:
+    """What was typed, with ~ expanded wherever a path begins: shells leave KEY=~/x as it is. The
+    one place that does so, for every command."""
+    if isinstance(given, list):
+        return [at_home(item) for item in given]
+    if isinstance(given, Path):
+        return Path(at_home(str(given)))
+    if not isinstance(given, str):
+        return given
+    return _HOME.sub(lambda found: os.path.expanduser(found[0]), given)
 
 
 def _module_of(verb: str) -> ModuleType:

@@ -1,9 +1,9 @@
-"""A verb's output file: never one that exists, whole or not there at all."""
+"""A verb's output file: never one that exists; whole or not there at all, or one that grows."""
 
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Writer:
 def new_file(target: str, *, overwrite: bool = False) -> Iterator[Writer]:
     """Write `target`, which appears when the block ends without an error. Raises ConjointError if
     it cannot be made, or another process made it in the meantime and is not to be overwritten."""
-    path = Path(target).expanduser()
+    path = Path(target)
     try:
         number, work = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.absolute().parent)
     except OSError as error:
@@ -54,3 +54,47 @@ def new_file(target: str, *, overwrite: bool = False) -> Iterator[Writer]:
     finally:
         with suppress(FileNotFoundError):  # renamed
             os.unlink(work)
+
+
+@contextmanager
+def growing_file(target: str, *, overwrite: bool = False) -> Iterator[Writer]:
+    """Write `target` row by row, so that the rows so far are there however the process ends. What
+    stood in it goes with the first row; a file that got none is removed again.
+
+    Raises ConjointError if it cannot be written, or exists and is not to be overwritten.
+    """
+    path, existed = Path(target), Path(target).exists()
+    flags = os.O_WRONLY if existed and overwrite else os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        number = os.open(path, flags, 0o666)
+    except FileExistsError as error:
+        raise ConjointError(f"output={path} was made by something else meanwhile") from error
+    except OSError as error:
+        raise ConjointError(f"output={path} cannot be written: {error.strerror}") from error
+    try:
+        with open(number, "wb", buffering=0) as file:
+            yield Writer(_Growing(file))
+    finally:
+        if not existed and not path.stat().st_size:
+            path.unlink()
+
+
+class _Growing:
+    """A file that is emptied when it is first written to."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._began = False
+
+    def write(self, data: bytes) -> None:
+        if not self._began:
+            self._file.truncate(0)
+            self._began = True
+        self._file.write(data)
+
+
+def put_in_order(target: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replace the rows of `target`, which are as they were ready, by the same rows in order."""
+    with new_file(target, overwrite=True) as out:
+        for row in rows:
+            out.write(row)

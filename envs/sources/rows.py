@@ -1,16 +1,17 @@
-"""The one reader of rows: JSONL and parquet files as dicts, each with its line or row number.
+"""The one reader of rows: JSON, CSV and parquet files as dicts, each with its line or row number.
 
 A row holds plain JSON values whatever its file: a parquet's dates, times and decimals become text,
-and so do bytes that are UTF-8. NaN and infinity stay numbers; who uses a field refuses them. What
-cannot be read is said in one sentence that names the file, the line and what to do.
+and so do bytes that are UTF-8. The values of a CSV file are text, null where they are empty. NaN
+and infinity stay numbers; who uses a field refuses them. What cannot be read is said in one
+sentence that names the file, the line and what to do.
 """
 
 import codecs
+import csv
 import datetime
 import decimal
 import gzip
 import json
-import os
 import stat
 import uuid
 import zlib
@@ -21,41 +22,44 @@ from typing import Any
 from conjoint.envs.text import MAX_LEVELS
 from conjoint.envs.types import ConjointError
 
-_ROWS = (".jsonl", ".parquet")
-_PUBLISHED = (*_ROWS, ".json", ".jsonl.gz", ".json.gz")
+_ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+_LONGEST_CELL = 2**31 - 1
+"""Bytes of one cell of a CSV file; csv's own default, 131072, is less than some prompts have."""
 _AS_TEXT = (decimal.Decimal, datetime.timedelta, uuid.UUID)
 
 
-def open_rows(
-    path: str | Path, *, published: bool = False
-) -> tuple[str, Iterator[tuple[int, dict[str, Any]]]]:
+def open_rows(path: str | Path) -> tuple[str, Iterator[tuple[int, dict[str, Any]]]]:
     """Open a file of rows: the word for their places ("line" or "row") and (number, row) of each.
 
-    Raises ConjointError at once for what is not such a file, and while they are read for a row that
-    is wrong, or if there is none. `published` also takes the other forms in which public test sets
-    come: one JSON list of objects, and gzip.
+    The ending says what the file is: one JSON object a line (.jsonl), the same or one JSON list of
+    objects (.json), a table with a line of names (.csv), or .parquet. All but the last may be
+    gzipped, with .gz at the end or without. Raises ConjointError at once for what is not such a
+    file, and while the rows are read for one that is wrong, or if there is none.
     """
-    path = Path(os.path.expanduser(path))
+    path = Path(path)
     head, ending = _head(path), _ending(path)
-    if ending not in (known := _PUBLISHED if published else _ROWS):
-        wanted = f"{', '.join(known[:-1])} or {known[-1]}"
-        raise ConjointError(f"{path} has the ending '{ending}'; expected {wanted}.")
+    if ending not in _ENDINGS:
+        wanted = f"{', '.join(_ENDINGS[:-1])} or {_ENDINGS[-1]}"
+        raise ConjointError(
+            f"{path} has the ending '{ending}'; expected {wanted}; the first three may have .gz "
+            "behind them."
+        )
     if ending == ".parquet":
         return "row", _checked(path, "row", _read_parquet(path))
-    if head == _PARQUET:
+    packed = head.startswith(_GZIP)
+    head = _start(path, packed)
+    if head.startswith(_PARQUET):
         raise ConjointError(f"{path} is a parquet file; rename it to end in .parquet.")
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ConjointError(f"{path} is UTF-16 text; save it as UTF-8.")
-    if not published:
-        if head.startswith(_GZIP):
-            raise ConjointError(f"{path} is gzipped; unpack it first.")
-        return "line", _checked(path, "line", _parsed_lines(path, _lines(path)))
-    data = _unpacked(path)
-    if data.lstrip()[:1] == b"[":
-        items = _parsed(data, path, 1, "one list of objects, or one object a line")
+    lines = _lines(path, packed)
+    if ending == ".csv":
+        return "line", _checked(path, "line", _read_csv(path, lines))
+    if ending == ".json" and head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
+        items = _parsed(_whole(lines), path, 1, "one list of objects, or one object a line")
         return "row", _checked(path, "row", enumerate(items, 1))
-    return "line", _checked(path, "line", _parsed_lines(path, enumerate(data.split(b"\n"), 1)))
+    return "line", _checked(path, "line", _parsed_lines(path, lines))
 
 
 def _head(path: Path) -> bytes:
@@ -67,7 +71,7 @@ def _head(path: Path) -> bytes:
                 return file.read(4)
     except FileNotFoundError as error:
         raise ConjointError(
-            f"there is no file {path}; give a .jsonl or .parquet file of rows."
+            f"there is no file {path}; give a .jsonl, .json, .csv or .parquet file of rows."
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         reason = getattr(error, "strerror", None) or error
@@ -75,12 +79,16 @@ def _head(path: Path) -> bytes:
             f"{path} cannot be read ({reason}); give a file that you may read."
         ) from error
     what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-    raise ConjointError(f"{path} is {what}; give one .jsonl or .parquet file of rows.")
+    raise ConjointError(f"{path} is {what}; give one file of rows, such as a .jsonl.")
 
 
 def _ending(path: Path) -> str:
+    """The last ending in lower case; that before it where the last is .gz."""
     last = path.suffix.lower()
-    return Path(path.stem).suffix.lower() + last if last == ".gz" else last
+    if last != ".gz":
+        return last
+    inner = Path(path.stem).suffix.lower()
+    return inner if inner in _ENDINGS[:-1] else inner + last
 
 
 def _checked(
@@ -134,31 +142,37 @@ def _plain(value: Any, field: str, level: int) -> Any:
 # -- JSON --------------------------------------------------------------------------------------
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line); one line is in memory at a time."""
+def _lines(path: Path, packed: bool) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, line) of the text, without a byte-order mark; one is in memory at a time."""
     try:
-        with path.open("rb") as file:
-            yield from enumerate(file, start=1)
+        with gzip.open(path) if packed else path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ConjointError(f"{path} cannot be unpacked ({error}); get the file again.") from error
     except OSError as error:
         raise ConjointError(f"{path} cannot be read: {error.strerror}.") from error
 
 
+def _start(path: Path, packed: bool) -> bytes:
+    """The text up to the first line that is not blank."""
+    head = b""
+    for _, line in _lines(path, packed):
+        head += line
+        if line.strip():
+            break
+    return head
+
+
+def _whole(lines: Iterable[tuple[int, bytes]]) -> bytes:
+    return b"".join(line for _, line in lines)
+
+
 def _parsed_lines(path: Path, lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, Any]]:
-    """The lines that are not blank, without a byte-order mark."""
-    for number, raw in lines:
-        line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+    """The lines that are not blank."""
+    for number, line in lines:
         if line.strip():
             yield number, _parsed(line, path, number, "one object a line")
-
-
-def _unpacked(path: Path) -> bytes:
-    """The whole file, unpacked if it is gzipped, without a byte-order mark."""
-    try:
-        data = path.read_bytes()
-        text = gzip.decompress(data) if data.startswith(_GZIP) else data
-    except (OSError, EOFError, zlib.error) as error:
-        raise ConjointError(f"{path} cannot be unpacked ({error}); get the file again.") from error
-    return text.removeprefix(codecs.BOM_UTF8)
 
 
 def _parsed(raw: bytes, path: Path, line: int, wanted: str) -> Any:
@@ -189,6 +203,54 @@ def json_type(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
     names |= {int: "a number", float: "a number", type(None): "null"}
     return names.get(type(value), type(value).__name__)
+
+
+# -- CSV ---------------------------------------------------------------------------------------
+
+
+def _read_csv(path: Path, lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, Any]]:
+    """(first line, row) of each record; a cell may hold line breaks. Raises ConjointError."""
+    csv.field_size_limit(_LONGEST_CELL)
+    reader = csv.reader(_decoded(path, lines), strict=True)
+    names: list[str] = []
+    number = 1
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise ConjointError(
+                f"{path} line {number}: no row of a CSV file ({error}); quote cells that hold "
+                "quotes, commas or line breaks."
+            ) from error
+        if not cells:
+            continue
+        if not names:
+            names = cells
+            if "" in names or len({*names}) < len(names):
+                raise ConjointError(
+                    f"{path} line {number}: the columns are {', '.join(map(repr, names))}; "
+                    "expected a line of different names."
+                )
+            continue
+        if len(cells) != len(names):
+            raise ConjointError(
+                f"{path} line {number}: {len(cells)} cells for {len(names)} columns; quote cells "
+                "that hold commas or line breaks."
+            )
+        yield number, {name: cell or None for name, cell in zip(names, cells, strict=True)}
+
+
+def _decoded(path: Path, lines: Iterable[tuple[int, bytes]]) -> Iterator[str]:
+    for number, line in lines:
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ConjointError(
+                f"{path} line {number}: byte {error.start + 1} is not UTF-8; save it as UTF-8."
+            ) from error
 
 
 # -- parquet -----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from conjoint.envs.types import Task
 from conjoint.rewards.base import Example, RewardContext, RewardFn
 from conjoint.rewards.plugins import PluginReward
 from conjoint.rewards.probes.cheats import ProbeReport, run_probes
-from conjoint.rewards.registry import REWARDS, RewardTable, always_judged
+from conjoint.rewards.registry import REWARDS, RewardTable, always_judged, score_name
 from conjoint.rewards.text.quoting import printable
 
 _DEADLINE_S = 60.0
@@ -25,16 +25,12 @@ async def probe_rewards(
         spec: (table[kind][name], kind)
         for kind, specs in kinds.items()
         for spec in specs
-        if (name := _score_name(spec)) in table[kind]
+        if (name := score_name(spec)) in table[kind]
     }
     reports = await asyncio.gather(
         *(_probe(spec, reward, first.get(kind)) for spec, (reward, kind) in chosen.items())
     )
     return probe_words(reports)
-
-
-def _score_name(spec: str) -> str:
-    return spec.rpartition(":")[2]
 
 
 async def _probe(spec: str, reward: RewardFn, task: Task | None) -> ProbeReport:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from conjoint.envs.types import Group, Message, Score, Status, Task, Trajectory
 from conjoint.rewards.base import Example
-from conjoint.rewards.plugins import Fault, PluginReward
+from conjoint.rewards.plugin_worker import FORMS, Fault
+from conjoint.rewards.plugins import PluginReward
 
 HUGE = 200_000
 """Characters of the huge answer: more than any budget of tokens lets a policy write."""
@@ -69,13 +70,14 @@ async def check(reward: PluginReward, examples: Sequence[Example]) -> Report:
     because its worker was starting shows then."""
     tried: dict[str, None] = {}
     faults: dict[str, None] = {}
-    late = 0
+    late = scored = 0
     todo = [each for example in examples for each in inputs_of(example)]
     for number, given in enumerate(todo):
         first, fault = await _score(reward, given)
         found = list(_faults(given, first, fault))
         late += fault is Fault.SLOW
         if first.value is not None:
+            scored += 1
             started = time.monotonic()
             again, _ = await _score(reward, given)
             took = time.monotonic() - started
@@ -90,12 +92,14 @@ async def check(reward: PluginReward, examples: Sequence[Example]) -> Report:
         faults |= dict.fromkeys(f"{given.name}: {fault}" for fault in found)
         if late >= MAX_LATE:
             return Report(tuple(tried), tuple(faults), untried=len(todo) - number - 1)
+    if not scored and not faults:
+        faults[f"all inputs: {Fault.FAILS}: it abstains from every one"] = None
     return Report(tuple(tried), tuple(faults))
 
 
 async def _score(reward: PluginReward, given: Input) -> tuple[Score, Fault | None]:
-    """The input's score and the fault; TRL's form gets a second answer beside it, as in a group."""
-    responses = [given.response] + (["."] if reward.form == "trl" else [])
+    """The input's score and the fault; a form for groups gets a second answer beside it."""
+    responses = [given.response] + (["."] if FORMS[reward.form].grouped else [])
     answers = [
         Trajectory(
             messages=[*given.task.messages, Message(role="assistant", content=text)],
@@ -107,9 +111,9 @@ async def _score(reward: PluginReward, given: Input) -> tuple[Score, Fault | Non
 
 
 def _faults(given: Input, score: Score, fault: Fault | None) -> Iterator[str]:
-    if score.value is None:
+    if fault is not None:
         yield f"{fault}: {'; '.join(score.reasons)}"
-    elif given.says_nothing and score.value > 0:
+    elif given.says_nothing and score.value:
         yield f"{Fault.GAMEABLE}: pays {score.value:g} for an answer that says nothing"
 
 

@@ -46,7 +46,7 @@ def load_rubrics(
 def find_rubric(name: str, search: Sequence[Path] = (), key: str = "reward.rubrics") -> Path:
     """The file of a rubric. Raises ConjointError if there is none."""
     if name.endswith((".yaml", ".yml")):
-        tried = [folder / name for folder in search] + [Path(name).expanduser()]
+        tried = [folder / name for folder in search] + [Path(name)]
     else:
         tried = [folder / f"{name}.yaml" for folder in search]
         tried.append(Path(str(files("conjoint.configs").joinpath("rubrics", f"{name}.yaml"))))

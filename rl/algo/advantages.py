@@ -23,9 +23,9 @@ class GroupRewards:
     """Rewards of the graded members of one group, two or more, in the order of the members."""
 
     rewards: list[float]
-    parts: dict[str, list[float]] = field(default_factory=dict)
-    """Name of a score -> the reward of each member from that score alone. `rewards` is the weighted
-    mean of these."""
+    parts: dict[str, list[float | None]] = field(default_factory=dict)
+    """Name of a score -> the reward of each member from that score alone, None where it abstained.
+    `rewards` is the weighted mean of these."""
 
 
 Estimator = Callable[[Sequence[GroupRewards], Mapping[str, float]], list[list[float]]]
@@ -68,16 +68,25 @@ def gdpo(groups: Sequence[GroupRewards], weights: Mapping[str, float]) -> list[l
 
     Each score is normalised within the group by `group_std`. The weighted sum of these is divided
     by its standard deviation over the batch. Two answers whose scores differ but have equal means
-    get different advantages.
+    get different advantages. A score that abstained from an answer adds nothing to it.
     """
     sums = []
     for group in groups:
         parts = [
-            [weights.get(name, 1.0) * a for a in group_std(values)]
+            [weights.get(name, 1.0) * a for a in _std_of_known(values)]
             for name, values in group.parts.items()
         ]
         sums.append([sum(member) for member in zip(*parts, strict=True)])
     return _over_batch_std(sums)
+
+
+def _std_of_known(values: Sequence[float | None]) -> list[float]:
+    """`group_std` over the members that have a value; 0 for the others, and for one by itself."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return [0.0] * len(values)
+    found = iter(group_std(known))
+    return [0.0 if value is None else next(found) for value in values]
 
 
 def _over_batch_std(centred: list[list[float]]) -> list[list[float]]:
@@ -175,9 +184,9 @@ def _rewards(
     if config.shuffle_rewards:
         for trajectory, reward in zip(members, rewards, strict=True):
             trajectory.metrics["shuffled_reward"] = reward
-    # All members of a group were scored by the same rewards, so the first names them all.
-    names = members[0].reward_parts
-    return GroupRewards(rewards, {n: [members[i].reward_parts[n] for i in order] for n in names})
+    names = dict.fromkeys(name for t in members for name in t.reward_parts)
+    parts = {n: [members[i].reward_parts.get(n) for i in order] for n in names}
+    return GroupRewards(rewards, parts)
 
 
 def _rng(seed: int, group: Group) -> random.Random:

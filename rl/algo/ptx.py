@@ -28,7 +28,7 @@ class PtxConfig:
     end_weight: float = 0.0
     """Where a linear or cosine schedule would be after the last step."""
     source: str = "nano"
-    """Either nano, for the demonstrations conjoint generates, or a .jsonl or .parquet path."""
+    """Either nano, for the demonstrations conjoint generates, or a path of a file of rows."""
     rows_per_step: int = 16
     max_tokens: int = 1024
     """A longer row is refused, not cut."""
@@ -83,7 +83,7 @@ class PtxRenderer(Protocol):
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """(place, row) of a .jsonl or .parquet file without the fields that are null; place is
+    """(place, row) of a file of rows without the fields that are null; place is
     "FILE line N" for error messages."""
     where, rows = open_rows(path)
     for number, row in rows:

@@ -12,6 +12,7 @@ from conjoint.envs.types import CALIBRATION, ConjointError
 from conjoint.rewards.registry import (
     REWARDS,
     always_judged,
+    check_weights,
     default_kinds,
     may_ask_judge,
     score_name,
@@ -123,8 +124,8 @@ def _validate_tasks(cfg: "Config") -> None:
                 f"budget.toggle.kinds: {kind} is judged by rubrics alone, so no answer of it is "
                 "correct and no length limit could be set; leave it out"
             )
-    _validate_rewards(cfg)
     _validate_confidence(cfg)
+    _validate_rewards(cfg)
     if not cfg.kinds:
         raise ConjointError("no task kind is left: give some tasks.KIND.weight above 0")
 
@@ -144,6 +145,8 @@ def _validate_rewards(cfg: "Config") -> None:
                 what = "task kind" if key == "reward.kinds" else "reward that a kind has"
                 hint = suggest(name, known) if known else "there is no reward of your own"
                 raise ConjointError(f"{key}.{name} names no {what}; {hint}")
+    for kind in cfg.kinds:
+        check_weights(cfg.reward.weights, cfg.reward.kinds[kind], f"tasks.{kind}")
 
 
 def _validate_confidence(cfg: "Config") -> None:
@@ -163,7 +166,17 @@ def _validate_confidence(cfg: "Config") -> None:
                 f"tasks.{kind}.agent.run writes its own prompts, so nothing asks for "
                 f"tasks.{kind}.confidence; turn one of them off"
             )
-    if CALIBRATION in cfg.reward.weights and not cfg.confident:
+        weights = [cfg.reward.weights.get(score_name(name), 1.0) for name in rewards]
+        if not sum(weights) > 0:
+            raise ConjointError(
+                f"tasks.{kind}.confidence would be all that pays {kind}, and a wrong answer with "
+                "confidence 0 as much as a right one with 1; give one of its rewards a weight "
+                "above 0 in reward.weights"
+            )
+    weight = cfg.reward.weights.get(CALIBRATION)
+    if weight is not None and not 0 <= weight < float("inf"):
+        raise ConjointError(f"reward.weights.{CALIBRATION}={weight} must be 0 or more")
+    if weight is not None and not cfg.confident:
         raise ConjointError(
             f"reward.weights.{CALIBRATION} has no effect: no task kind states a confidence; set "
             "tasks.KIND.confidence=true"

@@ -45,7 +45,7 @@ def resolve_model(spec: str) -> Path:
     """
     if spec == SMOLLM2:
         return _smollm2()
-    path = Path(spec).expanduser()
+    path = Path(spec)
     if path.exists() or spec.startswith(("/", "./", "../", "~")):
         return check_model_folder(path)
     if _HUB_ID.fullmatch(spec):

@@ -9,7 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_STRETCHED = ("linear", "dynamic", "yarn")
+"""Rules of rotary positions by which a context grows beyond `max_position_embeddings`."""
 _KNOWN = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def positions(folder: Path) -> int | None:
+    """Tokens of context that the model in `folder` has; None if its config.json does not say, or
+    stretches them by a rule."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    text = config.get("text_config") or {}
+    for part in (config, text):
+        rope = part.get("rope_parameters") or part.get("rope_scaling") or {}
+        if rope.get("rope_type", rope.get("type")) in _STRETCHED:
+            return None
+    found = config.get("max_position_embeddings") or text.get("max_position_embeddings")
+    return found if isinstance(found, int) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ def check_file(path: str, key: str = KEY) -> Path:
         open_rows(path)
     except ConjointError as error:
         raise ConjointError(f"{key}: {error}") from error
-    return Path(path).expanduser()
+    return Path(path)
 
 
 def read_pairs(path: str, key: str) -> list[tuple[Task, str, str]]:

@@ -21,7 +21,7 @@ def check_model(spec: str) -> Path | None:
     """
     if spec == "nano":
         return None
-    return model_folder(Path(spec).expanduser()) or resolve_model(spec)
+    return model_folder(Path(spec)) or resolve_model(spec)
 
 
 async def policy_folder(spec: str, sft: SftConfig, asked: Asked | None = None) -> Path:

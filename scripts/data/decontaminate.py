@@ -54,7 +54,7 @@ def decontaminate(cfg: DecontaminateConfig) -> Tally:
     """Streams the rows; only the evaluation sets are held in memory."""
     index, tally, hits = Overlaps(cfg.n), Tally(), Counter[str]()
     for path in cfg.against:
-        rows = open_rows(path, published=True)[1]
+        rows = open_rows(path)[1]
         index.add(path, (text for _, row in rows for text in texts(row)))
     with new_file(cfg.output) as out:
         # As kind "open" a row needs no reference: any form of task row passes.

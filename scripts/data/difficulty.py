@@ -29,7 +29,7 @@ class DifficultyConfig(SampleConfig):
     """`conjoint data difficulty`."""
 
     input: str = ""
-    """A .jsonl or .parquet file of task rows, as in tasks.KIND.path."""
+    """A file of task rows, as in tasks.KIND.path."""
     output: str = ""
     """A .jsonl file that does not exist yet: the rows that stay."""
     kind: str = "math"
@@ -99,7 +99,7 @@ async def tried(
 def _counted(group: Group) -> Tries:
     right = graded = 0
     for trajectory in group.trajectories:
-        values = [score.value for score in trajectory.scores]
+        values = [score.value for score in trajectory.checks]
         if not values or None in values:
             continue
         graded += 1

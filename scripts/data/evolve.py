@@ -44,7 +44,7 @@ class EvolveConfig:
     """`conjoint data evolve`."""
 
     input: str = ""
-    """A .jsonl or .parquet file of seeds; the prompt of each is a behaviour in plain words."""
+    """A file of seeds; the prompt of each is a behaviour in plain words."""
     output: str = ""
     """A .jsonl file that does not exist yet: the prompts that broke the target."""
     model: str = ""

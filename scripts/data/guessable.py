@@ -45,7 +45,7 @@ class GuessableConfig(SampleConfig):
     """`conjoint data guessable`. Without `model` only the form of the answers is looked at."""
 
     input: str = ""
-    """A .jsonl or .parquet file of task rows, as in tasks.KIND.path."""
+    """A file of task rows, as in tasks.KIND.path."""
     output: str = ""
     """A .jsonl file that does not exist yet: the rows that stay."""
     kind: str = "math"

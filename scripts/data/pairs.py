@@ -30,7 +30,7 @@ class PairsConfig(SampleConfig):
     """`conjoint data pairs`."""
 
     input: str = ""
-    """A .jsonl or .parquet file of task rows, as in tasks.KIND.path; "" takes held-out tasks of the
+    """A file of task rows, as in tasks.KIND.path; "" takes held-out tasks of the
     built-in source of `kind`."""
     output: str = ""
     """A .jsonl file that does not exist yet: {kind, prompt, chosen, rejected}."""

@@ -21,7 +21,7 @@ class FilesConfig:
     """Where rows come from and where those that stay go."""
 
     input: str = ""
-    """A .jsonl or .parquet file of task rows, as in tasks.KIND.path."""
+    """A file of task rows, as in tasks.KIND.path."""
     output: str = ""
     """A .jsonl file that does not exist yet."""
 
@@ -34,15 +34,14 @@ def check_files(source: str, target: str) -> None:
     """Raises ConjointError unless `source` is named and `target` can be a new file."""
     if not source or Path(target).suffix != ".jsonl":
         raise ConjointError(
-            "give input=FILE with the rows (.jsonl or .parquet), and output=FILE (.jsonl) for "
-            "those that stay"
+            "give input=FILE with the rows, and output=FILE (.jsonl) for those that stay"
         )
     check_output(target)
 
 
 def check_output(target: str) -> None:
     """Raises ConjointError unless `target` can be a new file."""
-    path = Path(target).expanduser()
+    path = Path(target)
     if path.suffix != ".jsonl":
         raise ConjointError(f"output={target}: give output=FILE, a new .jsonl file")
     if path.exists():

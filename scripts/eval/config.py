@@ -131,7 +131,7 @@ class SuitesConfig(SampleConfig):
         """Raises ConjointError naming the key if there is no such file."""
         name = SUITES[suite].file
         given = self.paths.get(suite)
-        path = Path(os.path.expanduser(given or Path(self.data) / name))
+        path = Path(given or Path(self.data) / name)
         if not given and not self.data:
             raise ConjointError(
                 f"suite {suite} needs its file {name}: give data=FOLDER that holds it, or "

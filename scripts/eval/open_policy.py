@@ -1,7 +1,6 @@
 """A policy that answers, from config: engines started for it, or an endpoint."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ import ray
 
 from conjoint.envs.types import ConjointError, Task
 from conjoint.rl.cluster.ray_start import start_ray
+from conjoint.rl.models.shape import positions
 from conjoint.rl.nano.sft import SftConfig
 from conjoint.rl.nano.start_policy import policy_folder
 from conjoint.rollouts.chat import ChatPolicy, EngineChat
@@ -64,7 +64,7 @@ def fitting_length(
 ) -> int:
     """Tokens of context: what is configured, else what the longest prompt and answer need, but
     never more than the model has positions. Raises ConjointError if more is configured."""
-    most = _positions(folder)
+    most = positions(folder)
     if cfg.max_model_len is not None:
         if most is not None and cfg.max_model_len > most:
             raise ConjointError(
@@ -73,10 +73,3 @@ def fitting_length(
         return cfg.max_model_len
     needed = max(len(renderer.prompt(task.messages)) + budget for task, budget in tasks)
     return needed if most is None else min(needed, most)
-
-
-def _positions(folder: Path) -> int | None:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    found = config.get("max_position_embeddings")
-    found = found or config.get("text_config", {}).get("max_position_embeddings")
-    return found if isinstance(found, int) else None

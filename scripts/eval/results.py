@@ -213,7 +213,7 @@ class EvalFolder:
     def plan(output: str, model: str) -> "EvalFolder":
         """Where the results will be: a folder that is empty or not there yet. Raises ConjointError
         if `output` holds anything or cannot be one."""
-        path = Path(output).expanduser() if output else _unused(model)
+        path = Path(output) if output else _unused(model)
         try:
             taken = path.exists() and any(path.iterdir())
         except OSError as error:

@@ -38,7 +38,7 @@ def read_suite(name: str, path: Path, limit: int | None = None) -> list[Task]:
     suite = SUITES[name]
     check = reference_check(default_kinds()[suite.kind])
     tasks = []
-    where, rows = open_rows(path, published=True)
+    where, rows = open_rows(path)
     for number, (line, row) in enumerate(islice(rows, limit), 1):
         place = f"{path} {where} {line}"
         try:

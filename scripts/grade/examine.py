@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from conjoint.envs.types import ConjointError, Group, Score
 from conjoint.rewards.base import Example, RewardContext
+from conjoint.rewards.plugin_worker import FORMS
 from conjoint.rewards.plugins import PluginReward
 from conjoint.rewards.probes.cheats import CATEGORIES, ProbeReport, run_probes, stock_examples
 from conjoint.rewards.probes.contract import Report, check
@@ -43,9 +44,9 @@ def check_words(cfg: GradeConfig) -> tuple[list[str], bool]:
             "of your own; conjoint's are tried with --probe"
         )
     plugin = load_own_reward(cfg.reward, cfg.name, "--check")
-    form = {"trl": "TRL's form", "task": "the form (task, response)"}[plugin.form]
     report = asyncio.run(_check(cfg, plugin))
-    lines = [f"{cfg.name} ({form}): {len(report.tried)} kinds of input: {', '.join(report.tried)}"]
+    tried, form = ", ".join(report.tried), FORMS[plugin.form].words
+    lines = [f"{cfg.name} ({form}): {len(report.tried)} kinds of input: {tried}"]
     lines += [f"FAULT {printable(fault)}" for fault in report.faults]
     if report.untried:
         lines.append(f"{report.untried} inputs were left untried after the time-outs")
@@ -92,13 +93,16 @@ async def _probe_shipped(
 
 async def _examples(cfg: GradeConfig, plugin: PluginReward) -> Sequence[Example]:
     """Those of the input file, else of the function's own module, else tasks in stock."""
-    return _given(cfg) or await plugin.examples() or stock_examples()
+    examples = _given(cfg) or await plugin.examples() or stock_examples()
+    where = cfg.input or "the examples (give input=FILE)"
+    plugin.fit((example.task for example in examples), where)
+    return examples
 
 
 def _given(cfg: GradeConfig) -> list[Example]:
     """The first different tasks of the input, whose responses count as right answers."""
     found: dict[str, Example] = {}
-    for row in read_rows(cfg.input) if cfg.input else ():
+    for row in read_rows(cfg.input, cfg.kinds) if cfg.input else ():
         if len(found) < _TASKS:
             found.setdefault(row.task.id, Example(row.task, row.response))
     return list(found.values())

@@ -1,6 +1,8 @@
 """`conjoint grade reward=NAME input=FILE output=FILE`: stored responses scored outside a run, and
 a reward examined before one: --explain a verdict, --probe it with cheats, --check its contract."""
 
+from collections import Counter
+
 FOUND = 3
 """Exit code of a probe or a check that found something."""
 
@@ -26,9 +28,12 @@ def run(
 
         words, found = explained(cfg), False
     else:
-        from conjoint.scripts.grade.run import grade, summary_words
+        from conjoint.scripts.grade.run import grade
+        from conjoint.scripts.grade.words import summary_words
 
-        words, found = summary_words(cfg, grade(cfg)), False
+        skipped: Counter[str] = Counter()
+        verdicts = grade(cfg, skipped)
+        words, found = summary_words(cfg, verdicts, skipped), False
     print("\n".join(words))
     return FOUND if found else 0
 

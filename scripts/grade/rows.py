@@ -7,10 +7,12 @@ rollouts/step-*.jsonl and of `conjoint eval` are such rows.
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from conjoint.envs.sources.messages import as_messages, read_messages
 from conjoint.envs.sources.rows import json_type, open_rows
 from conjoint.envs.types import ConjointError, Message, Status, Task
 
@@ -34,25 +36,41 @@ class GradeRow:
     response: str
     unfinished: bool = False
     """Whether the row is a trajectory that a run could not finish, so there is nothing to grade."""
+    tokens: tuple[tuple[int, bool], ...] = ()
+    """(token, whether it was sampled) of a row of a run's rollouts."""
 
 
-def read_rows(path: str) -> list[GradeRow]:
-    """Every row of the file. Raises ConjointError naming file, line and field."""
+def read_rows(
+    path: str, kinds: Collection[str] = (), skipped: Counter[str] | None = None
+) -> list[GradeRow]:
+    """Every row of the file; of `kinds` alone if there are any, with the others counted by kind in
+    `skipped`. Raises ConjointError naming file, line and field, or if no row is of these kinds."""
     where, rows = open_rows(path)
-    found = []
+    found, others = [], Counter[str]() if skipped is None else skipped
     for line, row in rows:
         try:
-            found.append(read_row(line, row))
+            kind = _kind(row)
+            if kinds and kind not in kinds:
+                others[kind] += 1
+            else:
+                found.append(read_row(line, row))
         except ValueError as error:
             raise ConjointError(f"{path} {where} {line}: {error}.") from error
+    if not found:
+        raise ConjointError(
+            f"{path} has no row of kind {', '.join(kinds)}; its kinds are {', '.join(others)}"
+        )
     return found
 
 
-def grouped(rows: Sequence[GradeRow], *, pairwise: bool, path: str) -> list[list[GradeRow]]:
+def grouped(
+    rows: Sequence[GradeRow], *, pairwise: bool, path: str, alone: bool = True
+) -> list[list[GradeRow]]:
     """The rows that are scored together, in the order of their first.
 
-    A pairwise reward gets the whole group, which must answer one prompt (else ConjointError). For
-    the others only rows of the same task share a call, whatever they name as their group.
+    A pairwise reward gets the whole group, which must answer one prompt (else ConjointError); one
+    task, unless it is `alone`. For the others only rows of the same task share a call, whatever
+    they name as their group.
     """
     groups: dict[str, list[GradeRow]] = {}
     for row in rows:
@@ -66,14 +84,17 @@ def grouped(rows: Sequence[GradeRow], *, pairwise: bool, path: str) -> list[list
                     f"{path} line {row.line}: its group has another prompt or kind at line "
                     f"{first.line}; only answers to one prompt can be compared."
                 )
+            if not alone and _digest(_content(row.task)) != _digest(_content(first.task)):
+                raise ConjointError(
+                    f"{path} line {row.line}: its group has another reference or meta at line "
+                    f"{first.line}; rewards that are combined need one task for a group."
+                )
     return list(groups.values())
 
 
 def read_row(line: int, row: Mapping[str, Any]) -> GradeRow:
     """One row as read from line `line`. Raises ValueError for a field that cannot be."""
-    kind, response = row.get("kind"), row.get("response")
-    if not isinstance(kind, str) or not kind.strip():
-        raise ValueError(f"field 'kind' is {_found(row, 'kind')}; expected a task kind like 'math'")
+    kind, response = _kind(row), row.get("response")
     if not isinstance(response, str):
         raise ValueError(f"field 'response' is {_found(row, 'response')}; expected text")
     messages = _messages(row)
@@ -82,7 +103,7 @@ def read_row(line: int, row: Mapping[str, Any]) -> GradeRow:
     meta = row.get("meta")
     if not isinstance(meta, Mapping):
         meta = {k: v for k, v in row.items() if k not in _KNOWN and v is not None}
-        given = row.get("messages") or row.get("prompt")
+        given = as_messages(row.get("messages") or row.get("prompt"))
         meta |= {"conversational": True} if isinstance(given, list) else {}
     prompt = _digest([kind, messages])
     task = Task(f"{kind}-{prompt[:16]}", kind, tuple(messages), row.get("reference"), dict(meta))
@@ -94,32 +115,34 @@ def read_row(line: int, row: Mapping[str, Any]) -> GradeRow:
         task,
         response,
         unfinished=row.get("status") == Status.FAILED,
+        tokens=_tokens(row),
     )
+
+
+def _kind(row: Mapping[str, Any]) -> str:
+    kind = row.get("kind")
+    if not isinstance(kind, str) or not kind.strip():
+        raise ValueError(f"field 'kind' is {_found(row, 'kind')}; expected a task kind like 'math'")
+    return kind
+
+
+def _tokens(row: Mapping[str, Any]) -> tuple[tuple[int, bool], ...]:
+    """The tokens of a row of rollouts; () for any other row."""
+    tokens, sampled = row.get("tokens"), row.get("sampled")
+    if not isinstance(tokens, list) or not isinstance(sampled, list):
+        return ()
+    pairs = tuple((t, bool(s)) for t, s in zip(tokens, sampled, strict=False))
+    whole = len(tokens) == len(sampled) and all(isinstance(t, int) for t in tokens)
+    return pairs if whole else ()
 
 
 def _messages(row: Mapping[str, Any]) -> list[Message]:
     field = "messages" if row.get("messages") is not None else "prompt"
-    given = row.get(field)
-    if isinstance(given, str) and field == "prompt":
-        return [Message(role="user", content=given)]
-    if not isinstance(given, list) or not given:
-        what = "an empty list" if given == [] else _found(row, field)
-        wanted = "a list of messages" if field == "messages" else "text (or give 'messages')"
-        raise ValueError(f"field '{field}' is {what}; expected {wanted}")
-    messages = []
-    for place, message in enumerate(given):
-        where = f"{field}[{place}]"
-        if not isinstance(message, Mapping):
-            raise ValueError(f"field '{where}' is {json_type(message)}; expected role and content")
-        role, content = message.get("role"), message.get("content")
-        if role not in list(_ROLES):
-            raise ValueError(
-                f"field '{where}.role' is {role!r}; expected one of {', '.join(_ROLES)}"
-            )
-        if not isinstance(content, str):
-            raise ValueError(f"field '{where}.content' is {json_type(content)}; expected text")
-        messages.append(Message(role=role, content=content))
-    return messages
+    given = as_messages(row.get(field))
+    if isinstance(given, list) or (isinstance(given, str) and field == "prompt"):
+        return read_messages(given, field, _ROLES, empty=True)
+    wanted = "a list of messages" if field == "messages" else "text (or give 'messages')"
+    raise ValueError(f"field '{field}' is {_found(row, field)}; expected {wanted}")
 
 
 def _label(row: Mapping[str, Any], field: str) -> Any:

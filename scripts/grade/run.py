@@ -1,59 +1,61 @@
-"""Stored responses -> verdicts: the rows of a file, graded by one reward outside a run."""
+"""Stored responses -> verdicts: the rows of a file, graded by the rewards of a run outside one."""
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
-from statistics import fmean
+from dataclasses import replace
 from typing import Any
 
 from conjoint.envs.sources.dataset import no_reference
-from conjoint.envs.types import ConjointError, Group, Message, Outcome, Score, Status, Trajectory
+from conjoint.envs.types import (
+    Completion,
+    ConjointError,
+    Group,
+    Message,
+    Outcome,
+    Score,
+    Status,
+    Trajectory,
+)
+from conjoint.rewards.assign import assign_rewards
+from conjoint.rewards.budget import BudgetConfig
 from conjoint.rewards.registry import OwnRewards, load_own_reward, reference_check
-from conjoint.rewards.text.quoting import printable
-from conjoint.rl.run.console import RunConsole
 from conjoint.scripts.eval.grader import Grader
 from conjoint.scripts.grade.config import GradeConfig
 from conjoint.scripts.grade.rows import GradeRow, grouped, read_rows
-from conjoint.scripts.new_file import new_file
+from conjoint.scripts.grade.verdict import BAD_REFERENCE, Verdict
+from conjoint.scripts.grade.words import Progress, verdict_words
+from conjoint.scripts.new_file import growing_file, put_in_order
 
 Check = Callable[[Any], None]
 """Checks a task's reference. Raises ConjointError or ValueError for one that cannot be used."""
 
-BAD_REFERENCE = "bad_reference"
 
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What grading gave one row: `score` in [0, 1], or None for a row that could not be graded."""
-
-    row: GradeRow
-    score: float | None
-    status: Outcome
-    reasons: tuple[str, ...]
-
-    def plain(self) -> dict[str, Any]:
-        return {
-            "id": self.row.id,
-            "score": self.score,
-            "status": self.status.value,
-            "reasons": list(self.reasons),
-        }
-
-
-def grade(cfg: GradeConfig) -> list[Verdict]:
-    """Verdicts on all rows of `cfg.input`, in order, written to `cfg.output`.
+def grade(cfg: GradeConfig, skipped: Counter[str] | None = None) -> list[Verdict]:
+    """Verdicts on the rows of `cfg.input`, in order, written to `cfg.output` as they are ready and
+    put in order at the end. Rows of other kinds than `cfg.kinds` are counted in `skipped`.
 
     Raises ConjointError for a file that is malformed, before anything is graded, and
     SandboxUnavailable where programs cannot be run safely.
     """
     cfg.check_output()
-    rows = _input(cfg)
-    with new_file(cfg.output, overwrite=cfg.replaces_output) as out:
-        verdicts = _grade(cfg, rows)
-        for verdict in verdicts:
-            out.write(verdict.plain())
+    rows = _input(cfg, skipped)
+    written: list[Verdict] = []
+    with growing_file(cfg.output, overwrite=cfg.replaces_output) as out:
+
+        def write(verdicts: Sequence[Verdict]) -> None:
+            for verdict in verdicts:
+                out.write(verdict.plain())
+                written.append(verdict)
+
+        try:
+            verdicts = _grade(cfg, rows, write)
+        except BaseException:
+            if written:
+                print(f"ended early: {len(written):,} of {len(rows):,} rows are in {cfg.output}")
+            raise
+    if written != verdicts:
+        put_in_order(cfg.output, (verdict.plain() for verdict in verdicts))
     return verdicts
 
 
@@ -69,69 +71,87 @@ def explain(cfg: GradeConfig) -> list[str]:
     return verdict_words(cfg, verdict, [v for v in verdicts if v.row is not row])
 
 
-def _input(cfg: GradeConfig) -> list[GradeRow]:
+def _input(cfg: GradeConfig, skipped: Counter[str] | None = None) -> list[GradeRow]:
     if not cfg.input:
         raise ConjointError("input is not given; name the file of rows to grade: input=FILE")
     cfg.check_judge()
-    return read_rows(cfg.input)
+    return read_rows(cfg.input, cfg.kinds, skipped)
 
 
-def _grade(cfg: GradeConfig, rows: Sequence[GradeRow]) -> list[Verdict]:
-    check = reference_check([cfg.name], cfg.sandbox, answers_known=True)
+def _grade(
+    cfg: GradeConfig,
+    rows: Sequence[GradeRow],
+    ready: Callable[[Sequence[Verdict]], None] = lambda _: None,
+) -> list[Verdict]:
+    """The rows' verdicts in order; `ready` gets them as they are found."""
+    own = _own(cfg)
+    tokens = all(row.tokens for row in rows)
+    own.fit(cfg.rewards, (row.task for row in rows), cfg.input, tokens=tokens)
+    check = reference_check(cfg.rewards, cfg.sandbox, answers_known=True)
     verdicts = {row.line: v for row in rows if (v := _ungradable(cfg, row, check)) is not None}
     left = [row for row in rows if row.line not in verdicts]
-    groups = grouped(left, pairwise=cfg.pairwise, path=cfg.input)
+    alone = len(cfg.rewards) == 1
+    groups = grouped(left, pairwise=cfg.pairwise, path=cfg.input, alone=alone)
+    ready([*verdicts.values()])
     if groups:
-        graded = asyncio.run(_score(cfg, groups, make_grader(cfg, {r.task.kind for r in left})))
-        verdicts |= {verdict.row.line: verdict for verdict in graded}
+        grader = make_grader(cfg, {row.task.kind for row in left}, own)
+        for verdict in asyncio.run(_score(cfg, groups, grader, ready)):
+            verdicts[verdict.row.line] = verdict
     return [verdicts[row.line] for row in rows]
 
 
-def make_grader(cfg: GradeConfig, kinds: Collection[str]) -> Grader:
-    """The reward of the config for these kinds, not started. Raises ConjointError."""
-    reward = replace(cfg.reward, kinds={kind: [cfg.name] for kind in kinds})
-    own = {cfg.name: load_own_reward(cfg.reward, cfg.name, "reward")} if cfg.own else {}
-    return Grader(sorted(kinds), cfg, reward, cfg.judge, OwnRewards(own))
+def make_grader(cfg: GradeConfig, kinds: Collection[str], own: OwnRewards | None = None) -> Grader:
+    """The rewards of the config for these kinds, not started. Raises ConjointError."""
+    reward = replace(cfg.reward, kinds={kind: list(cfg.rewards) for kind in kinds})
+    return Grader(sorted(kinds), cfg, reward, cfg.judge, own or _own(cfg))
+
+
+def _own(cfg: GradeConfig) -> OwnRewards:
+    return OwnRewards({name: load_own_reward(cfg.reward, name, "reward") for name in cfg.own})
 
 
 async def _score(
-    cfg: GradeConfig, groups: Sequence[list[GradeRow]], grader: Grader
+    cfg: GradeConfig,
+    groups: Sequence[list[GradeRow]],
+    grader: Grader,
+    ready: Callable[[Sequence[Verdict]], None],
 ) -> list[Verdict]:
-    """Some groups at once. If it is stopped, so is what runs."""
-    gate, console = asyncio.Semaphore(cfg.concurrency), RunConsole(1)
-    total, done = sum(map(len, groups)), 0
+    """Some groups at once, combined as in a run without budgets. If it is stopped, so is what
+    runs."""
+    gate, progress = asyncio.Semaphore(cfg.concurrency), Progress(sum(map(len, groups)))
 
     async def one(members: list[GradeRow]) -> list[Verdict]:
-        nonlocal done
         async with gate:
             group = await grader.score(_group(members), cfg.seed)
-        done += len(members)
-        console.phase(f"graded {done:,} of {total:,} rows")
-        return [
-            _verdict(cfg, row, trajectory.scores[0])
-            for row, trajectory in zip(members, group.trajectories, strict=True)
-        ]
+        assign_rewards([group], BudgetConfig(enabled=False), cfg.reward.weights)
+        verdicts = [_verdict(cfg, *pair) for pair in zip(members, group.trajectories, strict=True)]
+        ready(verdicts)
+        progress.add(len(verdicts))
+        return verdicts
 
     try:
         await grader.start()
         lists = await asyncio.gather(*map(one, groups))
     finally:
-        console.finish()
+        progress.finish()
         await grader.close()
     return [verdict for verdicts in lists for verdict in verdicts]
 
 
 def _group(members: Sequence[GradeRow]) -> Group:
-    """The rows as finished trajectories without tokens."""
-    task = members[0].task
-    answers = [
-        Trajectory(
-            messages=[*task.messages, Message(role="assistant", content=row.response)],
-            status=Status.COMPLETED,
-        )
-        for row in members
-    ]
-    return Group(task, answers)
+    """The rows as finished trajectories, with tokens where they are a run's."""
+    return Group(members[0].task, [_trajectory(row) for row in members])
+
+
+def _trajectory(row: GradeRow) -> Trajectory:
+    messages = [*row.task.messages, Message(role="assistant", content=row.response)]
+    answer = Trajectory(messages=messages, status=Status.COMPLETED)
+    for token, sampled in row.tokens:
+        if sampled:
+            answer.extend_sampled(Completion([token], [0.0], "stop", 0))
+        else:
+            answer.extend_context([token])
+    return answer
 
 
 def _ungradable(cfg: GradeConfig, row: GradeRow, check: Check | None) -> Verdict | None:
@@ -156,76 +176,20 @@ def _reference_problem(reference: Any, check: Check) -> str:
     return ""
 
 
-def _verdict(cfg: GradeConfig, row: GradeRow, score: Score) -> Verdict:
-    """A pass by the threshold; below it the reward's own word, but for a pass."""
-    status = score.outcome
-    if score.value is not None:
-        passed = score.value >= cfg.pass_threshold
-        status = Outcome.PASS if passed else Outcome.FAIL if status is Outcome.PASS else status
-    return Verdict(row, score.value, status, score.reasons)
+def _verdict(cfg: GradeConfig, row: GradeRow, answer: Trajectory) -> Verdict:
+    """A pass by the threshold; below it what the rewards say, but for a pass."""
+    scores, value = answer.scores, answer.reward
+    several = len(scores) > 1
+    reasons = [f"{s.name}: {r}" if several else r for s in scores for r in s.reasons]
+    parts = {s.name: s.value for s in scores} if several else {}
+    return Verdict(row, value, _status(cfg, scores, value), tuple(reasons), parts)
 
 
-# -- in words ----------------------------------------------------------------------------------
-
-_SHOWN = 600
-
-
-def summary_words(cfg: GradeConfig, verdicts: Sequence[Verdict]) -> list[str]:
-    """How many of each status, and the mean of what was scored."""
-    counts = Counter(v.status.value for v in verdicts)
-    scores = [v.score for v in verdicts if v.score is not None]
-    bad = sum(BAD_REFERENCE in v.reasons for v in verdicts)
-    parts = [f"{counts[status]:,} {status}" for status in Outcome if counts[status]]
-    lines = [f"{cfg.name}: {len(verdicts):,} rows: {', '.join(parts)} -> {cfg.output}"]
-    if scores:
-        lines.append(f"mean score {fmean(scores):.4f} of {len(scores):,} scored rows")
-    if bad:
-        lines.append(f"rows with a reference that no answer can be graded by: {bad:,}")
-    if counts[Outcome.INFRA_ERROR]:
-        lines.append(
-            f"rows that our side failed to grade, with reasons in the output: "
-            f"{counts[Outcome.INFRA_ERROR]:,}"
-        )
-    return lines
-
-
-def verdict_words(cfg: GradeConfig, verdict: Verdict, others: Sequence[Verdict]) -> list[str]:
-    row, score = verdict.row, verdict.score
-    worth = "no score" if score is None else f"score {score:g}"
-    lines = [
-        printable(f"row {row.id} (line {row.line}), kind {row.task.kind}, graded by {cfg.name}"),
-        *_block("prompt", row.task.prompt),
-        *_block("reference", _as_text(row.task.reference)),
-        *_block("response", row.response),
-        f"verdict: {verdict.status.value}, {worth}: {_meaning(cfg, verdict)}",
-        *(f"  because {printable(reason)}" for reason in verdict.reasons),
-    ]
-    if cfg.pairwise:
-        scores = ", ".join("none" if v.score is None else f"{v.score:g}" for v in others)
-        lines.append(
-            f"compared with {len(others)} answers of its group, whose scores are: {scores}"
-        )
-    return lines
-
-
-def _meaning(cfg: GradeConfig, verdict: Verdict) -> str:
-    if BAD_REFERENCE in verdict.reasons:
-        return "its reference cannot be graded by; `conjoint train` refuses the row"
-    if verdict.score is None:
-        return "our machinery failed; a run masks the answer"
-    at = "at least" if verdict.score >= cfg.pass_threshold else "below"
-    words = {
-        Outcome.TIMEOUT: ", and the response's own program or formula took too long",
-        Outcome.ERROR: ", and the response's own program or formula broke",
-    }
-    return f"{at} pass_threshold {cfg.pass_threshold:g}{words.get(verdict.status, '')}"
-
-
-def _block(title: str, text: str) -> list[str]:
-    shown = printable(text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ...")
-    more = f" ({len(text):,} characters)" if len(text) > _SHOWN else ""
-    return [f"{title}{more}:", *(f"  | {line}" for line in shown.split("\n"))]
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+def _status(cfg: GradeConfig, scores: Sequence[Score], value: float | None) -> Outcome:
+    outcomes = [score.outcome for score in scores]
+    if value is None:
+        return Outcome.INFRA_ERROR if Outcome.INFRA_ERROR in outcomes else Outcome.ABSTAIN
+    if value >= cfg.pass_threshold:
+        return Outcome.PASS
+    broken = (outcome for outcome in outcomes if outcome in (Outcome.TIMEOUT, Outcome.ERROR))
+    return next(broken, Outcome.FAIL)

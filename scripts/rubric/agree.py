@@ -79,7 +79,7 @@ async def verified(cfg: AgreeConfig, groups: Sequence[Answers]) -> list[Answers]
         raise ConjointError(
             f"verifier={cfg.verifier} is a judge's opinion; name one that proves, such as math"
         )
-    reward = GradeConfig(name=cfg.verifier, sandbox=cfg.sandbox, seed=cfg.seed)
+    reward = GradeConfig(rewards=[cfg.verifier], sandbox=cfg.sandbox, seed=cfg.seed)
     reward.validate()
     check = reference_check([cfg.verifier], cfg.sandbox, answers_known=True)
     for group in groups:

@@ -67,7 +67,7 @@ def run(words: Sequence[str]) -> int:
     """Print the tables and write the page; 0, 3 if an attack succeeded, 128 + a signal's number."""
     cfg = load_as(ProbeConfig, words)
     rubrics = load_rubrics(cfg.rubrics or RewardConfig().rubrics, key="rubrics")
-    attacks = read_attacks(Path(cfg.input).expanduser() if cfg.input else SHIPPED)[: cfg.limit]
+    attacks = read_attacks(Path(cfg.input) if cfg.input else SHIPPED)[: cfg.limit]
     succeeded: list[Probed] = []
     kind = task_kind(rubrics)
     groups = [g for attack in attacks for g in pair_groups(attack, kind)]

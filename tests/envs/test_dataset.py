@@ -1,5 +1,8 @@
 """Dataset rows: every form loads, and every malformed row is refused with file, line and field."""
 
+import csv
+import gzip
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -149,7 +152,7 @@ NAN = float("nan")
         ({"question": "2+2?"}, "field 'answer' is null"),
         ({**VERL, "reward_model": "rule"}, "field 'reward_model' is text; expected an object"),
         ({**VERL, "reward_model": {}}, "field 'reward_model.ground_truth' is missing"),
-        ({**VERL, "prompt": None}, "field 'prompt' is missing"),
+        ({**VERL, "prompt": None}, "field 'prompt' is null"),
         ({**VERL, "extra_info": 3}, "field 'extra_info' is a number"),
         (["2+2?", "4"], "a list instead of a JSON object"),
         (None, "null instead of a JSON object"),
@@ -182,8 +185,8 @@ def test_an_instruction_reference_is_checked_by_its_kind(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("rows.csv", b"a,b", "expected .jsonl or .parquet"),
-        ("rows", b"{}", "expected .jsonl or .parquet"),
+        ("rows.csv", b"a,b", "holds no rows"),
+        ("rows", b"{}", "expected .jsonl, .json, .csv or .parquet"),
         ("rows.jsonl", b"", "holds no rows"),
         ("rows.jsonl", b"\n \n", "holds no rows"),
         ("rows.jsonl", b'{"prompt": "a", "answer": "1"}\n{"prompt": ', "line 2: invalid JSON"),
@@ -209,3 +212,110 @@ def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "no.jsonl")
     with pytest.raises(ConjointError, match="is a folder"):
         load(tmp_path)
+
+
+MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}]
+FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "verl, nested columns as JSON text": (
+        {
+            "data_source": "x/y",
+            "prompt": json.dumps(MESSAGES),
+            "reward_model": json.dumps({"style": "rule", "ground_truth": "4"}),
+            "extra_info": json.dumps({"index": 3}),
+        },
+        {"data_source": "x/y", "index": 3},
+    ),
+    "SkyRL": (
+        {
+            "data_source": "x/y",
+            "prompt": MESSAGES,
+            "env_class": "gsm8k",
+            "reward_spec": {"method": "rule", "ground_truth": "4"},
+            "extra_info": {"index": 3},
+        },
+        {"data_source": "x/y", "env_class": "gsm8k", "index": 3},
+    ),
+    "slime": (
+        {"prompt": MESSAGES, "label": "4", "metadata": {"level": 1}},
+        {"metadata": {"level": 1}},
+    ),
+    "slime, its own default key": ({"input": "2+2?", "label": "4"}, {}),
+    "verifiers": (
+        {"question": "2+2?", "answer": "4", "info": '{"level": 1}', "task": "sums"},
+        {"info": {"level": 1}, "task": "sums"},
+    ),
+    "verifiers, bare": ({"question": "2+2?", "answer": "4"}, {}),
+    "verifiers, messages": (
+        {"prompt": MESSAGES, "answer": "4", "info": {}, "example_id": 0},
+        {"info": {}, "example_id": 0},
+    ),
+    "open-instruct": (
+        {"messages": MESSAGES, "ground_truth": "4", "dataset": "gsm8k"},
+        {"dataset": "gsm8k"},
+    ),
+    "open-instruct, lists and the demonstration": (
+        {
+            "messages": [*MESSAGES, {"role": "assistant", "content": "It is 4."}],
+            "ground_truth": ["4"],
+            "dataset": ["math"],
+        },
+        {"dataset": ["math"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("ending", [".jsonl", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet"])
+def test_rows_of_other_trainers_load(tmp_path: Path, form: str, ending: str) -> None:
+    row, meta = FORMS[form]
+    if ending.startswith(".csv"):  # a table holds what is nested as JSON text
+        row = {k: v if isinstance(v, str) else json.dumps(v) for k, v in row.items()}
+        meta = {k: v if k in ("info", "metadata", "index") else row[k] for k, v in meta.items()}
+        row = {k: v.strip('["]') if k == "ground_truth" else v for k, v in row.items()}
+    if ending == ".parquet" and {} in row.values():
+        pytest.skip("a parquet file has no empty objects")
+    source = load(table(tmp_path / f"rows{ending}", [row, row]))
+    task = source.task(1)
+    assert len(source) == 2 and task.reference == "4" and task.prompt == "2+2?"
+    conversational = task.meta.get("conversational", False)
+    assert conversational == (len(task.messages) == 2)
+    assert {k: v for k, v in task.meta.items() if k != "conversational"} == meta
+
+
+def table(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """The rows in the form that the ending of the path names."""
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        return path
+    text = io.StringIO()
+    if ".csv" in path.name:
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        text.write(json.dumps(rows, indent=1))
+        if ".jsonl" in path.name:
+            text = io.StringIO("".join(json.dumps(row) + "\n" for row in rows))
+    data = text.getvalue().encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+@pytest.mark.parametrize("text", ["[1, 2] is a list. Sum it.", '[{"role": "user"', "[]", "[3]"])
+def test_a_prompt_that_begins_with_a_bracket_stays_text(tmp_path: Path, text: str) -> None:
+    assert load(write(tmp_path, [{"prompt": text, "answer": "4"}])).task(0).prompt == text
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"prompt": '[{"role": "robot", "content": "x"}]', "answer": "4"}, r"prompt\[0\].role' is"),
+        ({"messages": [], "ground_truth": "4"}, "field 'messages' is an empty list"),
+        ({"prompt": "2+2?", "reward_spec": {"method": "rule"}}, "'reward_spec.ground_truth' is"),
+        ({"prompt": "2+2?", "label": True}, "field 'label'"),
+        ({"messages": [{"role": "assistant", "content": "4"}], "answer": "4"}, "expected user"),
+    ],
+)
+def test_a_malformed_row_of_another_trainer_is_refused(tmp_path: Path, row: Any, says: str) -> None:
+    with pytest.raises(ConjointError, match=says):
+        load(write(tmp_path, [TRL_TEXT, row]))

@@ -51,6 +51,19 @@ def test_an_unscored_answer_has_no_reward():
     assert rewards(BudgetConfig(), answer(Status.COMPLETED)) == [None]
 
 
+def test_a_reward_that_abstains_leaves_the_answer_to_the_others():
+    silent = Score.abstain("style", "nothing to say")
+    graded = answer(Status.COMPLETED, Score.of("math", 1.0), silent)
+    cut = answer(Status.TRUNCATED, Score.of("math", 1.0), silent)
+    nobody = answer(Status.COMPLETED, silent)
+    broken = answer(Status.COMPLETED, Score.infra_error("math", "died"), silent)
+    weightless = answer(Status.COMPLETED, Score.of("math", 1.0), silent)
+    assert rewards(BudgetConfig(penalty=-0.5), graded, cut, nobody, broken) == [1, -0.5, None, None]
+    assert (graded.reward_parts, cut.reward_parts) == ({"math": 1.0}, {"math": -0.5})
+    assert graded.checks == [Score.of("math", 1.0)]
+    assert rewards(BudgetConfig(), weightless, math=0.0) == [None]
+
+
 def test_weights_make_a_mean():
     both = answer(Status.COMPLETED, Score.of("math", 1.0), Score.of("style", 0.0))
     assert rewards(BudgetConfig(), both, math=3.0) == [0.75]

@@ -41,6 +41,11 @@ async def short(task: Task, response: str) -> Score:
     return Score.of("short", 1.0 if len(response) < 3 else 0.5)
 
 
+def test_an_abstention_is_a_sound_score() -> None:
+    silent = Score.abstain("x", "not mine")
+    assert run(each("x", lambda task, response: silent), "4") == [silent]
+
+
 def test_each_lifts_plain_and_async_checks_in_order() -> None:
     assert [s.value for s in run(each("exact", exact), "4", "5", "4")] == [1.0, 0.0, 1.0]
     assert [s.value for s in run(each("short", short), "4", "four")] == [1.0, 0.5]

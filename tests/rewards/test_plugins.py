@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from conjoint.envs.types import ConjointError, Group, Message, Outcome, Score, Task, Trajectory
+from conjoint.envs.types import (
+    Completion,
+    ConjointError,
+    Group,
+    Message,
+    Outcome,
+    Score,
+    Task,
+    Trajectory,
+)
 from conjoint.rewards.base import RewardContext
 from conjoint.rewards.plugins import PluginConfig, PluginReward, load_plugin
 
@@ -50,6 +59,37 @@ def strict(prompts, completions):
 
 def short(prompts, completions, **columns):
     return [1.0]
+
+def abstaining(completions, **columns):
+    return [None if c == "pass" else float(c == "4") for c in completions]
+
+def given(completions, completion_ids, trainer_state, log_extra, log_metric):
+    log_extra("length", [len(ids) for ids in completion_ids])
+    log_metric("step", trainer_state.global_step)
+    return [ids == [7, 8] and trainer_state.max_steps == 40 for ids in completion_ids]
+
+def levels(completions, level, note=None, **columns):
+    assert columns["answer"] == ["4"] * len(completions)
+    return [0.5 if l is None else 1.0 for l in level]
+
+def compute_score(data_source, solution_str, ground_truth, extra_info=None, method="strict"):
+    assert (data_source, extra_info) in [("x/y", {"index": 3}), ("math", {"level": 1})]
+    right = solution_str == ground_truth
+    if solution_str == "dict":
+        return {"score": 0.5, "acc": True, "pred": solution_str}
+    return {"acc": 1} if solution_str == "bad" else None if solution_str == "none" else right
+
+async def verl_batch(data_sources, solution_strs, ground_truths, extra_infos, **kwargs):
+    return [{"score": s == g} for s, g in zip(solution_strs, ground_truths)]
+
+def verl_more(solution_str, ground_truth, tokenizer):
+    return 1.0
+
+def verifiers(completion, answer):
+    return 1.0
+
+def own_abstains(task, response):
+    return Score.abstain("x", "not mine")
 
 def single(prompts, completions, **columns):
     return 1.0
@@ -119,6 +159,53 @@ def test_trl_form_of_wrong_length_masks_the_group(file: Path, name: str, says: s
     assert says in scores[0].reasons[0]
 
 
+def test_a_trl_reward_that_returns_none_abstains(file: Path) -> None:
+    scores = grade(load(file, "abstaining"), ["4", "pass", "5"])
+    assert [s.value for s in scores] == [1.0, None, 0.0]
+    assert scores[1].outcome is Outcome.ABSTAIN and "returned None" in scores[1].reasons[0]
+    assert grade(load(file, "own_abstains"), ["4"])[0] == Score.abstain("own_abstains", "not mine")
+
+
+def test_trl_form_gets_tokens_and_the_trainers_state(file: Path) -> None:
+    reward = load(file, "given")
+    answer = Trajectory(messages=[Message(role="assistant", content="x")])
+    answer.extend_context([1, 2])
+    answer.extend_sampled(Completion([7, 8], [-1.0, -1.0], "stop", 0))
+    group = Group(Task.make("math", "2+2?", "4"), [answer])
+    try:
+        scores = asyncio.run(reward(group, RewardContext(step=3, num_steps=40)))
+    finally:
+        reward.close()
+    assert (scores[0].value, scores[0].reasons) == (1.0, ("returned 1", "step: 3", "length: 2"))
+
+
+def test_a_column_is_none_where_only_other_rows_have_it_and_refused_where_none_has(
+    file: Path,
+) -> None:
+    rows = [Task.make("math", "2+2?", "4", {"level": 1}), Task.make("math", "2+3?", "4")]
+    reward = load(file, "levels")
+    with pytest.raises(ConjointError, match=r"levels asks for 'level', which no row of rows\.csv"):
+        reward.fit(rows[1:], "rows.csv")
+    reward.fit(rows, "rows.csv")
+    assert [s.value for s in grade(reward, ["x", "y"], rows[1])] == [0.5, 0.5]
+    asking = load(file, "trl")
+    with pytest.raises(ConjointError, match="asks for 'answer'"):  # open rows have no reference
+        asking.fit([Task.make("open", "Why?", None, {"level": 1})], "rows")
+    with pytest.raises(ConjointError, match="asks for 'completion_ids'"):
+        load(file, "given").fit(rows, "rows", tokens=False)
+
+
+def test_verls_function_is_taken_as_it_is(file: Path) -> None:
+    row = Task.make("math", "2+2?", "4", {"data_source": "x/y", "ability": "m", "index": 3})
+    scores = grade(load(file, "compute_score"), ["4", "5", "dict", "bad", "none"], row)
+    assert [s.value for s in scores] == [1.0, 0.0, 0.5, None, None]
+    assert scores[2].reasons == ("returned 0.5", "acc: True", "pred: dict")
+    assert {s.outcome for s in scores[3:]} == {Outcome.INFRA_ERROR}
+    assert "without 'score'" in scores[3].reasons[0]
+    assert [s.value for s in grade(load(file, "compute_score"), ["4"])] == [1.0]  # a TRL row
+    assert [s.value for s in grade(load(file, "verl_batch"), ["4", "5"], row)] == [1.0, 0.0]
+
+
 def test_a_missing_column_masks_and_names_it(file: Path) -> None:
     scores = grade(load(file, "trl"), ["4"], Task.make("math", "2+2?", "4"))
     assert scores[0].value is None and "level" in scores[0].reasons[0]
@@ -149,7 +236,13 @@ def test_a_reward_that_cannot_be_imported_is_refused_at_start(function: str, say
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("three", r"parameters are \(a, b, c\)"), ("NOT_A_FUNCTION", "no function")]
+    ("name", "says"),
+    [
+        ("three", r"parameters are \(a, b, c\)"),
+        ("NOT_A_FUNCTION", "no function"),
+        ("verl_more", "asks for 'tokenizer'; verl gives data_source"),
+        ("verifiers", "seems to be verifiers' form; expected"),
+    ],
 )
 def test_a_function_of_another_form_is_refused(file: Path, name: str, says: str) -> None:
     with pytest.raises(ConjointError, match=says):

@@ -1,6 +1,7 @@
 """The command as users start it: exit codes, one sentence on stderr, lazy imports."""
 
 import importlib.metadata
+import json
 import subprocess
 import sys
 import types
@@ -71,6 +72,33 @@ def test_overrides_and_flags_reach_the_verb_as_they_were_typed(verb):
         ((["a=1", "+b.c=[1,2]", "~d", "e=-1"],), {"dry_run": True}),
         ((["experiment=quickstart", "num_steps=2"],), {"dry_run": False}),
     ]
+
+
+def test_a_home_folder_is_expanded_wherever_a_path_begins_and_nowhere_else(verb, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    calls, merges = verb("train"), verb("merge")
+    call("train", "run_dir=~/a", "reward.rubrics=[~/b.yaml,'~/c']", "data=~", "agent.run=py ~/d")
+    call("train", "~optim.lr", "tasks.math.prompt_suffix=about ~5 or ~ words", "a=b~/c", "x=~~")
+    call("merge", "~/adapter", "out", "--base", "~/base")
+    paths = ["run_dir=/home/me/a", "reward.rubrics=[/home/me/b.yaml,'/home/me/c']", "data=/home/me"]
+    other = ["~optim.lr", "tasks.math.prompt_suffix=about ~5 or ~ words", "a=b~/c", "x=~~"]
+    assert calls[0][0] == ([*paths, "agent.run=py /home/me/d"],) and calls[1][0] == (other,)
+    assert merges == [((Path("/home/me/adapter"), Path("out")), {"base": "/home/me/base"})]
+
+
+def test_every_command_finds_files_in_the_home_folder(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    row = {"kind": "math", "prompt": "2+2?", "reference": "4", "response": "4"}
+    (tmp_path / "in.jsonl").write_text(json.dumps(row))
+    done = call("grade", "reward=math", "input=~/in.jsonl", "output=~/out.jsonl")
+    assert done.exit_code == 0 and (tmp_path / "out.jsonl").is_file(), done.output
+    keys = ["tasks.math.path", "ptx.source", "eval.pairs", "sft.preferences.path"]
+    for word in (*(f"{key}=~/absent.jsonl" for key in keys), "reward.kinds.math=[~/absent.py:f]"):
+        done = call("quickstart", "--dry-run", word)
+        assert done.exit_code == 2 and f"{tmp_path}/absent." in done.stderr, word
+    for key in ("model", "resume", "replay", "reward.safety_rubric"):
+        done = call("train", "--dry-run", f"{key}=~/absent", "reward.kinds.math=[safety]")
+        assert done.exit_code == 2 and f"{tmp_path}/absent" in done.stderr, key
 
 
 def test_data_takes_a_tool_and_its_keys_and_names_the_tools(verb):

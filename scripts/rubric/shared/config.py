@@ -47,7 +47,7 @@ class LintConfig:
         if not self.output:
             stamp = f"{subverb}-{datetime.now():%Y%m%d-%H%M%S}"
             return unused(Path("rubric-reports") / stamp)
-        path = Path(self.output).expanduser()
+        path = Path(self.output)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConjointError(
                 f"output={path} holds something already and is not overwritten; name a new folder"
@@ -60,7 +60,7 @@ class JudgedConfig(LintConfig):
     """What asks a judge: the policy of `model`, or the model of `judge.endpoint`."""
 
     input: str = ""
-    """A .jsonl or .parquet file of responses (docs/self-critique.md has the forms of its rows)."""
+    """A file of responses (docs/self-critique.md has the forms of its rows)."""
     limit: int | None = None
     """The first so many prompts; null: all."""
     model: str = ""
@@ -221,7 +221,7 @@ def is_nano(spec: str) -> bool:
     """Whether a model is nano, or a checkpoint of a run that began with it."""
     if spec in ("", "nano"):
         return bool(spec)
-    folder = model_folder(Path(spec).expanduser()) or Path(spec).expanduser()
+    folder = model_folder(Path(spec)) or Path(spec)
     try:
         shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         size = shape["hidden_size"], shape["vocab_size"]

@@ -164,3 +164,13 @@ def test_shuffle_depends_on_seed_and_group_and_repeats() -> None:
 def test_unknown_estimator_is_refused() -> None:
     with pytest.raises(ConjointError, match="leave_one_out"):
         AdvantageConfig(estimator="median").validate()
+
+
+def test_gdpo_leaves_out_a_score_where_it_abstained() -> None:
+    rewards = [1.0, 0.0, 1.0]
+    whole = GroupRewards(rewards, {"a": [1.0, 0.0, 1.0]})
+    part = GroupRewards(rewards, {"a": [1.0, 0.0, 1.0], "b": [None, 0.5, None]})
+    assert ESTIMATORS["gdpo"]([part], {}) == ESTIMATORS["gdpo"]([whole], {})
+    both = GroupRewards([0.5, 0.5, 1.0], {"a": [1.0, 0.0, 1.0], "b": [0.0, 1.0, None]})
+    first, second, third = ESTIMATORS["gdpo"]([both], {"a": 0.0})[0]
+    assert first == pytest.approx(-second) and third == 0

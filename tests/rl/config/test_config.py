@@ -124,14 +124,11 @@ CONTRADICTIONS = {
         ["tasks.math.confidence=true", "tasks.math.agent.run=a:b", "rollout.max_turns=2"],
         "nothing asks for tasks.math.confidence",
     ),
-    "nothing that pays": (["reward.weights.math=0"], "leaves nothing that pays math"),
+    "nothing that pays": (["reward.weights.math=0"], "all its rewards weigh 0"),
     "a negative weight": (["reward.weights.math=-1"], "reward.weights.math=-1.0 must be 0 or more"),
     "a misspelt weight": (["reward.weights.mth=2"], "reward.weights.mth names no reward"),
     "a misspelt range": (["reward.ranges.math=[0,2]"], "reward.ranges.math names no reward"),
     "a misspelt kind": (["reward.kinds.mathe=[math]"], "reward.kinds.mathe names no task kind"),
-    "two rewards of one name": (
-        ["reward.kinds.math=['a.py:f','b.py:f']"], "two rewards whose scores are named f"
-    ),
     "paid for being cut off": (["budget.penalty=0.5"], "budget.penalty=0.5 must be 0 or less"),
     "turns of nobody": (["rollout.max_turns=5"], "rollout.max_turns=5 has no effect"),
     "updates without PTX": (

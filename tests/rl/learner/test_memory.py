@@ -16,7 +16,6 @@ from transformers import (
 )
 
 from conjoint.rl.algo.losses import LossConfig
-from conjoint.rl.config.compose import load_config
 from conjoint.rl.learner.batch import PackedRow
 from conjoint.rl.learner.config import LearnerConfig
 from conjoint.rl.learner.forward.head import TokenHead
@@ -26,7 +25,6 @@ from conjoint.rl.learner.memory import estimate, memory_words
 from conjoint.rl.learner.optim.schedules import OptimConfig
 from conjoint.rl.learner.rank import LearnerRank
 from conjoint.rl.models.shape import BY_TOKENS, ModelShape
-from conjoint.rl.plan import prepare
 from tests.fakes import tiny_llama
 from tests.rl.learner.test_learner import run_steps
 from tests.test_configs import experiment
@@ -196,8 +194,3 @@ def test_gpu_experiments_fit_their_share_of_80_gb(name: str, billions: float) ->
     assert found.optimizer / 2 < muon.optimizer < found.optimizer
     words = memory_words(shape, cfg.learner, cfg.optim)
     assert all(f"{part} " in words for part in ("weights", "gradients", "optimizer", "logits"))
-
-
-def test_the_plan_of_a_local_model_says_its_memory(folder: Path) -> None:
-    plan = prepare(load_config([f"model={folder}"]))
-    assert plan.words[-1].startswith("Memory of a learner rank, estimated: weights 0.00 GB")

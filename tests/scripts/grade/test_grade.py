@@ -1,7 +1,11 @@
 """`conjoint grade` on files: what comes out for each row, and what is refused."""
 
+import asyncio
 import json
 import math
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +22,20 @@ from conjoint.envs.types import (
     Trajectory,
 )
 from conjoint.rl.run.folder import RunFolder
+from conjoint.scripts.eval.grader import Grader
 from conjoint.scripts.grade.config import load_grade
-from conjoint.scripts.grade.run import explain, grade, summary_words
+from conjoint.scripts.grade.run import explain, grade
+from conjoint.scripts.grade.words import summary_words
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 REWARDS = """
 import json
+
+def silent(completions, **columns):
+    return [None] * len(completions)
+
+def ids(completion_ids, completions):
+    return [float(found == [7, 8]) for found in completion_ids]
 
 def length(task, response):
     return len(response) / 10
@@ -199,6 +211,108 @@ def test_the_rollouts_of_a_run_are_graded_again(tmp_path: Path, rewards: Path):
     assert [r["score"] for r in again] == [0.0, 0.0, None]
 
 
+# -- several rewards, and rows of other kinds ------------------------------------------------------
+
+
+def test_several_rewards_are_combined_as_in_a_run(tmp_path: Path, rewards: Path):
+    keys = [f"reward=[math,{rewards}:length]", "reward.weights.length=3", "pass_threshold=0.5"]
+    found = graded(tmp_path, [row("\\boxed{4}"), row("\\boxed{5}", id="b")], *keys)
+    assert [(r["score"], r["status"]) for r in found] == [
+        (pytest.approx((1 + 3 * 0.9) / 4), "pass"),
+        (pytest.approx(3 * 0.9 / 4), "pass"),
+    ]
+    assert found[1]["scores"] == {"math": 0.0, "length": 0.9}
+    assert found[1]["reasons"] == ["math: answered 5, wanted 4", "length: returned 0.9"]
+    broken = graded(tmp_path, [row()], f"reward=[math, '{rewards}:bad']")[0]
+    assert (broken["score"], broken["status"], broken["scores"]["math"]) == (None, "infra_error", 1)
+
+
+def test_an_abstaining_reward_leaves_the_row_to_the_others(tmp_path: Path, rewards: Path):
+    rows = [row(), row("5")]
+    found = graded(tmp_path, rows, f"reward=[math,{rewards}:silent]")
+    assert [(r["score"], r["status"]) for r in found] == [(1.0, "pass"), (0.0, "fail")]
+    found = graded(tmp_path, rows, f"reward={rewards}:silent")
+    assert [(r["score"], r["status"]) for r in found] == [(None, "abstain")] * 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        (["reward=[math,math]"], "both give a score named 'math'"),
+        (["reward=[math,a.py:math]"], "'math' and 'a.py:math' both give"),
+        (["reward=[math,cde]"], "reward=cde is not known"),
+        (["reward.weights.cde=2"], "reward.weights.cde names no reward of reward="),
+        (["reward.weights.math=0"], "all its rewards weigh 0"),
+        (["reward.weights.math=-1"], "must be 0 or more"),
+        (["reward=[math,critic]", "kinds=[open]"], "has no row of kind open; its kinds are math"),
+        (["reward=REWARDS:ids"], "asks for 'completion_ids', which no row of .*in.jsonl has"),
+        (["reward=REWARDS:trl"], "asks for 'bonus', which no row of .*in.jsonl has"),
+    ],
+)
+def test_rewards_that_cannot_be_combined_are_refused(
+    tmp_path: Path, rewards: Path, keys: list[str], says: str
+):
+    words = [key.replace("REWARDS", str(rewards)) for key in keys]
+    with pytest.raises(ConjointError, match=says):
+        graded(tmp_path, [row()], *words)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_rows_of_other_kinds_are_skipped_by_key_and_counted(tmp_path: Path):
+    rows = [row(id="a"), {"kind": "open"}, row(kind="code", response=None), {"kind": "open"}]
+    file, out = write(tmp_path, rows), tmp_path / "out.jsonl"
+    cfg = load_grade(["reward=math", "kinds=[math]", f"input={file}", f"output={out}"])
+    skipped: Counter[str] = Counter()
+    words = summary_words(cfg, grade(cfg, skipped), skipped)
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["a"]
+    assert words[-1] == "rows of other kinds, skipped: 3 (open 2, code 1)"
+
+
+def test_rewards_get_the_tokens_of_a_runs_rows(tmp_path: Path, rewards: Path):
+    rollout = row("x", tokens=[1, 2, 7, 8], sampled=[0, 0, 1, 1])
+    assert graded(tmp_path, [rollout], f"reward={rewards}:ids")[0]["score"] == 1.0
+
+
+# -- ended in the middle -------------------------------------------------------------------------
+
+
+def test_rows_are_in_the_output_as_they_are_graded_and_in_order_at_the_end(
+    tmp_path: Path, monkeypatch
+):
+    """The first row takes longest: the others do not wait for it."""
+    rows = [row("slow", id=0), *(row("4", id=i, prompt=f"{i}?") for i in range(1, 6))]
+    out, seen, score = tmp_path / "out.jsonl", [], Grader.score
+
+    async def late(grader: Grader, group: Group, seed: int) -> Group:
+        while group.trajectories[0].response == "slow" and len(seen) < 5:
+            seen[:] = [json.loads(line)["id"] for line in out.read_text().splitlines()]
+            await asyncio.sleep(0.01)
+        return await score(grader, group, seed)
+
+    monkeypatch.setattr(Grader, "score", late)
+    found = graded(tmp_path, rows)
+    assert sorted(seen) == [1, 2, 3, 4, 5] and [r["id"] for r in found] == [0, 1, 2, 3, 4, 5]
+
+
+def test_what_is_graded_is_kept_when_grading_ends_early(tmp_path: Path, rewards: Path):
+    """kill -9 in the middle of many rows: those so far are whole lines of the output."""
+    file = write(tmp_path, [row(f"\\boxed{{{i}}}", id=i, prompt=f"{i}?") for i in range(20_000)])
+    out = tmp_path / "out.jsonl"
+    words = ["reward=math", f"input={file}", f"output={out}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "conjoint.scripts.grade", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    said = process.stdout.readline()  # the first word on how far it is
+    process.kill()
+    process.wait()
+    lines = out.read_text().splitlines()
+    assert "of 20,000 rows" in said and 0 < len(lines) < 20_000
+    assert all(json.loads(line)["status"] in ("pass", "fail") for line in lines[:-1])
+
+
 # -- groups ------------------------------------------------------------------------------------
 
 QUESTION = [{"role": "user", "content": "Why is the sky blue?"}]
@@ -338,8 +452,8 @@ def test_the_input_is_never_the_output(tmp_path: Path):
 def test_a_file_made_meanwhile_is_kept(tmp_path: Path, monkeypatch):
     file, out = write(tmp_path, [row()]), tmp_path / "out.jsonl"
     cfg = load_grade(["reward=math", f"input={file}", f"output={out}"])
-    graded = "conjoint.scripts.grade.run._grade"
-    monkeypatch.setattr(graded, lambda *_: out.write_text("mine") and [])
+    reading = "conjoint.scripts.grade.run.read_rows"
+    monkeypatch.setattr(reading, lambda *_: out.write_text("mine") and [])
     with pytest.raises(ConjointError, match="made by something else"):
         grade(cfg)
     assert out.read_text() == "mine" and len(list(tmp_path.iterdir())) == 2

@@ -23,6 +23,17 @@ JAILS = (
     "tests/scripts/grade/",
 )
 
+MATRIX = "tests/rewards/sandbox/test_matrix"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file of jails runs late and in any process: engines have started by then."""
+    late = [item for item in items if item.nodeid.startswith(MATRIX)]
+    rest = [item for item in items if not item.nodeid.startswith(MATRIX)]
+    after = [i for i, item in enumerate(rest) if item.nodeid.startswith("tests/scripts/")]
+    place = after[0] if after else len(rest)
+    items[:] = [*rest[:place], *late, *rest[place:]]
+
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
@@ -37,7 +48,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file = nodeid.partition("::")[0]
             if file.startswith(COMMANDS):
                 return "commands"
-            return "engines and jails" if file.startswith((*ENGINES, *JAILS)) else file
+            together = file.startswith((*ENGINES, *JAILS)) and not file.startswith(MATRIX)
+            return "engines and jails" if together else file
 
     config.option.loadscopereorder = False  # tests/e2e is collected first, and takes longest
     return EnginesTogether(config, log)

@@ -12,7 +12,7 @@ _MAX_LENGTH = 300
 _MAX_DEPTH = 12
 _MAX_INTEGER = 40
 _MAX_EXPONENT = 1_000
-_ALLOWED = re.compile(r"[0-9A-Za-z\s+\-*/^_=<>()\[\]{}|,.\\'&:!]*")
+_ALLOWED = re.compile(r"[0-9A-Za-z\s+\-*/^_()\[\]{}|.\\!]*")
 _NAMES = (
     "frac sqrt pi cdot times div pm sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh "
     "log ln lg exp alpha beta gamma delta epsilon theta lambda mu nu rho sigma tau phi psi omega "

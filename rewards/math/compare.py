@@ -12,7 +12,7 @@ from conjoint.envs.types import Outcome
 from conjoint.rewards.math import forms
 from conjoint.rewards.math.exact import decimal_comma, quantity
 from conjoint.rewards.math.forms import Listing, Piece
-from conjoint.rewards.math.numeric import close, same_relation, same_value
+from conjoint.rewards.math.numeric import close, evaluate, same_relation, same_value
 
 _LOOSE_SPACE = re.compile(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])")
 _STYLED = re.compile(r"(?:[a-z]+|[A-Z][a-z]*|[A-Z]+)")
@@ -122,7 +122,9 @@ def _agree(one: str, other: str) -> bool:
     left, right = quantity(one), quantity(other)
     if left and right:
         return left.value == right.value and (not left.unit or left.unit == right.unit)
-    return same_value(one, other) is True
+    if left:
+        return evaluate(other) == left.value
+    return evaluate(one) == right.value if right else same_value(one, other) is True
 
 
 def _names_agree(gold: str, answer: str) -> bool:
@@ -138,9 +140,9 @@ def _bare_list(text: str) -> Listing | None:
 
 
 def _members(text: str) -> tuple[list[Named], str] | None:
-    """Items of an unordered collection with their names, and the word between them; None for none.
+    """Items of an unordered collection with their names, and the word between them, or None.
 
-    `x = \\pm 3` and `x = 3, -3` are two items named x; `(x, y) = (2, 3)` has one item for each name.
+    `x = \\pm 3` and `x = 3, -3` are two items named x; `(x, y) = (2, 3)` has one for each name.
     """
     name, value = "", text
     if _bare_list(text) is None:
@@ -174,9 +176,10 @@ async def _equal_members(
     other: tuple[list[Named], str] | None,
     formulas: Formulas,
 ) -> Verdict:
-    if other is None and one is not None and (shape := forms.listing(answer)):
-        if shape.opening == "(" and len({n for n, _ in one[0] if n}) == len(one[0]):
-            other = [("", item) for item in shape.items], ""
+    tuple_of = forms.listing(answer) if one and not other else None
+    all_named = one is not None and len({n for n, _ in one[0] if n}) == len(one[0])
+    if tuple_of and tuple_of.opening == "(" and all_named:
+        other = [("", item) for item in tuple_of.items], ""
     if one is None and other is not None and (shape := forms.listing(gold)):
         names = [n for n, _ in other[0]]
         if shape.opening == "(" and all(names) and names == sorted(set(names)):
@@ -236,14 +239,19 @@ async def _equal_sets(
     left = list(answer[1])
     for piece in gold[1]:
         for candidate in left:
-            ends = (piece.low_in, piece.high_in) == (candidate.low_in, candidate.high_in)
-            if ends and (await equal(piece.low, candidate.low, formulas)).equal:
-                if (await equal(piece.high, candidate.high, formulas)).equal:
-                    left.remove(candidate)
-                    break
+            if await _same_piece(piece, candidate, formulas):
+                left.remove(candidate)
+                break
         else:
             return verdict(False, "other intervals")
     return verdict(True)
+
+
+async def _same_piece(gold: Piece, answer: Piece, formulas: Formulas) -> bool:
+    if (gold.low_in, gold.high_in) != (answer.low_in, answer.high_in):
+        return False
+    low = await equal(gold.low, answer.low, formulas)
+    return low.equal and (await equal(gold.high, answer.high, formulas)).equal
 
 
 async def _equal_shapes(gold: str, answer: str, formulas: Formulas) -> Verdict:
@@ -251,8 +259,8 @@ async def _equal_shapes(gold: str, answer: str, formulas: Formulas) -> Verdict:
     if rows and other_rows:
         if [len(row) for row in rows] != [len(row) for row in other_rows]:
             return verdict(False, "a matrix of another size")
-        entries = (tuple(entry for row in both for entry in row) for both in (rows, other_rows))
-        return await _equal_items(*entries, True, formulas)
+        entries = [tuple(entry for row in both for entry in row) for both in (rows, other_rows)]
+        return await _equal_items(entries[0], entries[1], True, formulas)
     terms, other_terms = forms.ratio(gold), forms.ratio(answer)
     if terms or other_terms:
         return await _equal_items(terms, other_terms, True, formulas)

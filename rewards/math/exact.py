@@ -32,7 +32,9 @@ _NUMBER = re.compile(
     rf"|\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*(?:\{{\s*(?P<ten>[-+]?[0-9]+)\s*\}}|(?P<ten1>[0-9])))?"
     r")"
 )
-_EUROPEAN = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:(?:\.[0-9]{3})+,[0-9]+|(?:\.[0-9]{3}){2,})(?![0-9.,])")
+_EUROPEAN = re.compile(
+    r"(?<![0-9.,])[0-9]{1,3}(?:(?:\.[0-9]{3})+,[0-9]+|(?:\.[0-9]{3}){2,})(?![0-9.,])"
+)
 _DECIMAL_COMMA = re.compile(r"([-+]?(?:0|[1-9][0-9]*)),([0-9]+)(?![0-9.,])")
 _BASED = re.compile(r"(-?)\(?([0-9][0-9A-Z]*|[0-9A-F]{2,}(?=\)?_\{16\}))\)?_\{?([0-9]{1,2})\}?")
 _IGNORED = ("each", "total", "altogether", "共", "una", "uno")
@@ -95,10 +97,10 @@ def _with_unit(
     value: Fraction, rest: str, spaced: bool, money: str, evaluated: bool
 ) -> Quantity | None:
     read = read_unit(rest, spaced)
-    if read is None or (read == "%" and money):
+    if read is None:
         return None
-    if read == "%":
-        return Quantity(value / 100)
+    if isinstance(read, str):
+        return None if money else Quantity(value / 100)
     unit, factor = read
     words = [word for word in unit.split() if word not in _IGNORED]
     if money and words[:1] != [money]:
@@ -168,5 +170,3 @@ def _repeating(head: str, fixed: str, cycle: str) -> Fraction:
     return Fraction(int(head + fixed or "0"), shift) + Fraction(
         int(cycle), (10 ** len(cycle) - 1) * shift
     )
-
-

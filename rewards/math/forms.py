@@ -1,4 +1,4 @@
-r"""What kind of thing an answer is: a choice, words, a list, a tuple, real sets, a matrix, a relation.
+r"""What kind of thing an answer is: choice, words, list, tuple, real set, matrix, relation.
 
 Owns the structure of a cleaned answer, down to the formulas and numbers in it, which
 `rewards/math/reward.py` compares. Nothing is dropped: names, brackets, order and relations are kept
@@ -29,13 +29,15 @@ _NO_NAMES = re.compile(
 )
 _AND = (
     r"\\text\s*\{\s*,?\s*(?:and|or|y|o|u|e|和|或|及|与|或者|以及)\s*\}"
-    r"|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|(?<=[0-9)}] )[yo](?= [-0-9(\\])|[和或及与]|\\l?or(?![a-z])"
-    r"|\\land(?![a-z])"
+    r"|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|(?<=[0-9)}] )[yo](?= [-0-9(\\])|[和或及与]"
+    r"|\\(?:lor|land)(?![a-z])"
 )
 _SEPARATOR = re.compile(rf"\s*(?:[,;]\s*(?:{_AND})?|{_AND})\s*")
 _OR_WORD = re.compile(r"\bor\b|\\lor|或|(?<=\{)\s*o\s*(?=\})| o ")
 _AND_WORD = re.compile(r"\band\b|\\land|和|且|(?<=\{)\s*y\s*(?=\})| y ")
-_CUP = re.compile(r"\s*(?:\\cup(?![a-z])|\\text\s*\{\s*or\s*\}|(?<![A-Za-z\\])or(?![A-Za-z])|\\lor)\s*")
+_CUP = re.compile(
+    r"\s*(?:\\cup(?![a-z])|\\text\s*\{\s*or\s*\}|(?<![A-Za-z\\])or(?![A-Za-z])|\\lor)\s*"
+)
 _EQUALS = re.compile(r"\s*(=|\\approx(?![a-z]))\s*")
 RELATION = re.compile(
     r"[=<>]|\\(?:le|ge|ne|in|notin|approx|sim|equiv|cong|subset|subseteq|perp|parallel|to|propto)"
@@ -56,7 +58,9 @@ _MATRIX = re.compile(
     re.DOTALL,
 )
 _ROW_END = re.compile(r"\\\\\s*(?:\[[^\]]*\])?")
-_MODULO = re.compile(r"(.*?)\s*\\equiv\s*(.*?)\s*\\?\(?\\?(?:pmod|bmod|mod)\s*\{?\s*([^{}()]+?)\s*\}?\)?")
+_MODULO = re.compile(
+    r"(.*?)\s*\\equiv\s*(.*?)\s*\\?\(?\\?(?:pmod|bmod|mod)\s*\{?\s*([^{}()]+?)\s*\}?\)?"
+)
 _OPENING, _CLOSING = "([{", ")]}"
 
 
@@ -96,7 +100,7 @@ def words(text: str) -> str:
 def choice(text: str) -> str:
     """The letter of a multiple-choice answer, with or without the choice's text; "" if none.
 
-    The text needs a mark between: `C) 12` and `(C) 12` are choices; `C = 12` and `A square` are not.
+    The text needs a mark between: `C) 12` and `(C) 12` are choices, `C = 12` and `A square` not.
     """
     plain = " ".join(_TEXT.sub(r"\1", text).split())
     match = _CHOICE.fullmatch(plain)

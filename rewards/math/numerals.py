@@ -21,7 +21,7 @@ _MAX_LENGTH = 40
 
 def chinese_number(text: str) -> tuple[Fraction, str] | None:
     """The value of the numeral at the beginning of `text`, and what follows it."""
-    same = text.replace("〇", "零").replace("两", "二")
+    same = text.replace("\u3007", "零").replace("两", "二")
     match = _NUMERAL.match(same)
     if match is None or match.end() > _MAX_LENGTH:
         return None

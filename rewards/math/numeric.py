@@ -10,15 +10,8 @@ Zippel's lemma for polynomials). `formula.py` reads them; what it does not read 
 from fractions import Fraction
 from random import Random
 
-from conjoint.rewards.math.formula import (
-    Ambiguous,
-    Calculator,
-    Number,
-    Unread,
-    matrix_order,
-    value_of,
-    variables,
-)
+from conjoint.rewards.math.calculator import Ambiguous, Calculator, Number, Unread
+from conjoint.rewards.math.formula import matrix_order, value_of, variables
 
 _POINTS = 3
 _FIRST_DIGITS = 120
@@ -86,10 +79,13 @@ def close(exact: str, rounded: str) -> bool:
     one, other = evaluate(exact), evaluate(rounded)
     if one is None or not isinstance(other, Fraction):
         return False
-    unit = Fraction(1, 10 ** len(rounded.partition(".")[2]))
     calculator = Calculator(_FIRST_DIGITS)
     try:
-        return bool(abs(calculator.real(one) - calculator.any(other)) < calculator.any(unit))
+        exactly = one if isinstance(one, Fraction) else calculator.real(one)
+        units = (exactly if other >= 0 else -exactly) * 10 ** len(rounded.partition(".")[2])
+        shown = abs(other) * 10 ** len(rounded.partition(".")[2])
+        left = units - (shown if isinstance(units, Fraction) else calculator.any(shown))
+        return bool(-0.5 <= left < 1)
     except Unread:
         return False
 
@@ -116,7 +112,7 @@ def _values(gold: str, answer: str) -> tuple[list[tuple[Number, Number]], Calcul
                 return values, calculator
             if calculator.span() > _MAX_SPAN:
                 return None
-            digits = needed
+            digits = _FIRST_DIGITS << (needed // _FIRST_DIGITS).bit_length()
     except Ambiguous:
         raise
     except (Unread, ArithmeticError, ValueError, RecursionError):

@@ -7,6 +7,7 @@ trajectory.
 """
 
 import asyncio
+import functools
 import math
 from collections import OrderedDict
 from typing import Any
@@ -37,7 +38,11 @@ def reference_answer(reference: Any) -> str:
         raise ConjointError(f"expected text or a number as answer, found {reference!r}")
     if isinstance(reference, float) and not math.isfinite(reference):
         raise ConjointError(f"{reference} is not an answer")
-    text = str(reference)
+    return _read_reference(str(reference))
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_reference(text: str) -> str:
     if "boxed" in text or "####" in text:
         found = final_answer(text)
         if found.answer is None:
@@ -45,7 +50,7 @@ def reference_answer(reference: Any) -> str:
         text = found.answer
     cleaned = clean(text)
     if text == "None" or cleaned is None or cleaned.lower() in _BAD_REFERENCES:
-        raise ConjointError(f"{reference!r} is not an answer")
+        raise ConjointError(f"{text!r} is not an answer")
     return cleaned
 
 

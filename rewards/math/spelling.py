@@ -13,15 +13,45 @@ _SIGNS = {
     "∞": "\\infty ", "°": "^{\\circ}", "√": "\\sqrt ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ",
     "⩽": "\\le ", "⩾": "\\ge ", "≦": "\\le ", "≧": "\\ge ", "\u222a": "\\cup ", "∩": "\\cap ",
     "±": "\\pm ", "∓": "\\mp ", "≈": "\\approx ", "≡": "\\equiv ", "∈": "\\in ", "∉": "\\notin ",
-    "∅": "\\emptyset ", "⌀": "\\emptyset ", "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "∖": "\\setminus ",
-    "→": "\\to ", "∠": "\\angle ", "∧": "\\land ", "∨": "\\lor ", "′": "'", "\u2019": "'",
-    "。": ".", "、": ",", "∶": ":", "\t": " ", "\n": " ", "\r": " ", "\u2044": "/",
+    "∅": "\\emptyset ", "⌀": "\\emptyset ", "\u211d": "\\mathbb{R}", "\u2124": "\\mathbb{Z}",
+    "\u2216": "\\setminus ",
+    "→": "\\to ", "∠": "\\angle ", "∧": "\\land ", "\u2228": "\\lor ", "\u2032": "'", "\u2019": "'",
+    "。": ".", "、": ",", "\u2236": ":", "\t": " ", "\n": " ", "\r": " ", "\u2044": "/",
 }  # fmt: skip
 _GREEK = dict(
     zip(
         "αβγδεζηθκλμνξρστφχψωΔΓΩΣΦΨΛΘπ",
-        "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi chi "
-        "psi omega Delta Gamma Omega Sigma Phi Psi Lambda Theta pi".split(),
+        [
+            "alpha",
+            "beta",
+            "gamma",
+            "delta",
+            "epsilon",
+            "zeta",
+            "eta",
+            "theta",
+            "kappa",
+            "lambda",
+            "mu",
+            "nu",
+            "xi",
+            "rho",
+            "sigma",
+            "tau",
+            "phi",
+            "chi",
+            "psi",
+            "omega",
+            "Delta",
+            "Gamma",
+            "Omega",
+            "Sigma",
+            "Phi",
+            "Psi",
+            "Lambda",
+            "Theta",
+            "pi",
+        ],
         strict=True,
     )
 )
@@ -34,11 +64,12 @@ _CHARACTERS = str.maketrans(
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _RAISED_RUN, _LOWERED_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+"), re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
+_PLAIN_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn")
 _SPACING = re.compile(
     r"(?<!\\)\\(?:[,;:! ]|(?:quad|qquad|enspace|thinspace|space|displaystyle|textstyle|limits"
-    r"|hfill|left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])|hspace\*?\s*\{[^{}]*\})|~"
+    r"|hfill|left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])|hspace\*?\s*\{[^{}]*\}|(?:text)?color\s*\{[^{}]*\}|hline(?![A-Za-z]))|~"
 )
 _EMPTY_FENCE = re.compile(r"\\(?:left|right)\s*\.")
 _THIN = re.compile(r"\\!|(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))")
@@ -61,7 +92,7 @@ _SAME_COMMANDS = {
     "vee": "\\lor", "wedge": "\\land", "sen": "\\sin", "tg": "\\tan", "ctg": "\\cot",
     "arctg": "\\arctan", "arcsen": "\\arcsin", "R": "\\mathbb{R}", "Reals": "\\mathbb{R}",
     "Z": "\\mathbb{Z}", "N": "\\mathbb{N}", "Q": "\\mathbb{Q}", "bf": "", "rm": "", "sf": "",
-    "longrightarrow": "\\to", "euro": "€", "pounds": "£", "yen": "¥",
+    "longrightarrow": "\\to", "cr": "\\\\", "euro": "€", "pounds": "£", "yen": "¥",
 }  # fmt: skip
 _COMMAND = re.compile(r"(?<!\\)\\([A-Za-z]+)")
 _OPERATOR = re.compile(
@@ -74,11 +105,13 @@ _PLAIN_NAMES = re.compile(
 _PLAIN_RELATIONS = (
     (re.compile(r"\\not\s*="), "\\ne "), (re.compile(r"\\not\s*\\in(?![a-z])"), "\\notin "),
     (re.compile(r"<=|=<"), "\\le "), (re.compile(r">="), "\\ge "), (re.compile(r"!="), "\\ne "),
-    (re.compile(r"=="), "="), (re.compile(r"(?<=[A-Za-z0-9)\]}])\*\*(?=[0-9(A-Za-z{-])"), "^"),
+    (re.compile(r"=="), "="), (re.compile(r"&lt;"), "<"), (re.compile(r"&gt;"), ">"),
+    (re.compile(r"(?<=[A-Za-z0-9)\]}])\*\*(?=[0-9(A-Za-z{-])"), "^"),
 )  # fmt: skip
 _DEGREES = re.compile(r"(?:\{\s*\})?\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})")
 _BASE_WORD = re.compile(
-    r"(?<![0-9A-Za-z\\])([0-9][0-9A-Z]*)\s*(?:\\text\s*\{\s*\(?\s*(?:in )?base\s*\}?|\(?\s*(?:in )?base)"
+    r"(?<![0-9A-Za-z\\])([0-9][0-9A-Z]*)\s*"
+    r"(?:\\text\s*\{\s*\(?\s*(?:in )?base\s*\}?|\(?\s*(?:in )?base)"
     r"[ -]*([0-9]{1,2})\s*[)}]{0,2}"
 )
 _BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
@@ -86,11 +119,14 @@ _BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven
 _BASE_SUBSCRIPT = re.compile(r"_\s*\{?\s*(?:\\text\s*\{)?\s*([a-z]+)\s*\}?\s*\}?")
 _WORDS = {"empty set": "\\emptyset", "the empty set": "\\emptyset", "\\{\\}": "\\emptyset",
           "\\{ \\}": "\\emptyset", "dne": "does not exist", "空集": "\\emptyset",
-          "conjunto vacío": "\\emptyset", "-infinity": "-\\infty"}  # fmt: skip
+          "conjunto vacío": "\\emptyset", "infinity": "\\infty",
+          "infinito": "\\infty", "无穷大": "\\infty", "-infinity": "-\\infty"}  # fmt: skip
 
 
 def clean(answer: str) -> str | None:
     """The answer in the one spelling; None for invisible characters."""
+    if _PLAIN_NUMBER.fullmatch(answer):
+        return answer
     text = _VULGAR.sub(_fraction, answer)
     text = _RAISED_RUN.sub(lambda m: f"^{{{m[0].translate(_RAISED)}}}", text)
     text = _LOWERED_RUN.sub(lambda m: f"_{{{m[0].translate(_LOWERED)}}}", text)

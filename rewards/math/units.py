@@ -11,14 +11,16 @@ _NAMES = """
 cm centimeter centimetre centímetro centimetro 厘米 公分 | mm millimeter millimetre milímetro 毫米
 m meter metre metro 米 | km kilometer kilometre kilómetro 千米 公里 | in inch inche pulgada 英寸
 ft foot feet pie 英尺 | mi mile milla 英里 | yd yard yarda
-g gram gramo 克 | kg kilogram kilo kilogramo 千克 公斤 | mg milligram 毫克 | lb pound-mass libra 磅
-l liter litre litro 升 | ml milliliter millilitre mililitro 毫升
-s sec second segundo 秒 | min minute minuto 分钟 | h hr hour hora 小时 | d day día dia 天
+g gram gramo 克 | kg Kg kilogram kilo kilogramo 千克 公斤 | mg milligram 毫克 | lb lbs libra 磅
+l L liter litre litro 升 | ml mL milliliter millilitre mililitro 毫升
+s sec secs second segundo 秒 | min mins minute minuto 分钟 | h hr hrs hour hora 小时
+d day día dia 天
 week semana 周 星期 | month mes mese 个月 | year yr año 年
-dollar usd dólar dolar 美元 | cent centavo 美分 | euro eur 欧元 | poundsterling gbp 英镑 | yuan rmb 元 人民币 | yen 日元 円
+dollar USD usd dólar dolar 美元 | cent centavo 美分 | euro EUR 欧元
+poundsterling GBP 英镑 | yuan RMB 元 人民币 | yen 日元 円
 degree deg grado 度 | radian rad 弧度 | per por 每 | square sq cuadrado 平方 | cubic cu cúbico 立方
 person people persona 人 | child children niño | apple manzana 苹果
-""".replace("\n", " | ")  # noqa: RUF001
+""".replace("\n", " | ")
 _ALIASES = {
     name: names.split()[0] for names in _NAMES.split("|") if names.strip() for name in names.split()
 }
@@ -29,14 +31,15 @@ _SCALES = {
     "万": 10**4, "亿": 10**8, "百万": 10**6, "千万": 10**7, "docena": 12,
 }  # fmt: skip
 _NO_UNITS = (
-    "or and not nor no to plus minus times time over if is are but than less more fewer percent "
-    "pct percentage permille ppm basis bps squared cubed root factorial fold double twice thrice "
-    "triple modulo mod either maybe half halve pair couple score gross ten quarter base binary octal "
-    "hexadecimal hex about around approx approximately roughly almost nearly least most wrong "
-    "incorrect false without except excluding negative below above under between until wait then by "
-    "infinity zero one two three four five six seven eight nine eleven twelve point divided "
-    "multiplied equal instead rather actually grand o y no ni más menos medio media mitad tercio "
-    "cuarto quinto décimo vece doble triple excepto casi"
+    "or and not nor no to plus minus times time over if is are but than less more fewer "
+    "percent pct percentage permille ppm basis bps squared cubed root factorial fold double "
+    "twice thrice triple modulo mod either maybe half halve pair couple score gross ten "
+    "quarter base binary octal hexadecimal hex about around approx approximately roughly "
+    "almost nearly least most wrong incorrect false without except excluding negative below "
+    "above under between until wait then by k bn mn mln tn infinity zero one two three four "
+    "five six seven eight nine eleven twelve point divided multiplied equal instead rather "
+    "actually grand o y ni más menos medio media mitad tercio cuarto quinto décimo vece doble "
+    "excepto casi "
 )
 _NOT_UNITS = frozenset(_NO_UNITS.split())
 _NUMERAL = re.compile(
@@ -49,7 +52,9 @@ _CJK_KEEP = re.compile("千米|千克|分钟|千瓦|百分")
 _WORD = re.compile(r"[^\W\d_]+")
 _POWERS = re.compile(r"\^\s*\{?\s*(-?[0-9])\s*\}?")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|textrm)\s*\{([^{}]*)\}")
-_RATIO = re.compile(r"\\frac\s*\{([^{}]*(?:\{[^{}]*\})?[^{}]*)\}\s*\{([^{}]*(?:\{[^{}]*\})?[^{}]*)\}")
+_RATIO = re.compile(
+    r"\\frac\s*\{([^{}]*(?:\{[^{}]*\})?[^{}]*)\}\s*\{([^{}]*(?:\{[^{}]*\})?[^{}]*)\}"
+)
 _PER_CENT = frozenset(("%", "percent", "per cent", "por ciento", "pct"))
 _MAX_WORDS = 6
 
@@ -75,7 +80,7 @@ def read_unit(rest: str, spaced: bool) -> tuple[str, int] | str | None:
     if plain.lower().rstrip(".") in _PER_CENT:
         return "%"
     chinese = "\u4e00" <= plain[:1] <= "\u9fff"
-    if not (spaced or inside or chinese):
+    if not (spaced or inside or chinese or (len(plain) > 1 and plain in _ALIASES)):
         return None
     return _words(plain, inside, chinese)
 
@@ -90,6 +95,7 @@ def _words(plain: str, inside: bool, chinese: bool) -> tuple[str, int] | None:
         if _CJK_NOT.search(_CJK_KEEP.sub("", plain)):
             return None
         plain = plain.removeprefix("个")
+        plain = plain.replace("平方", "平方 ", 1).replace("立方", "立方 ", 1)
     words = plain.split()
     if len(words) > _MAX_WORDS:
         return None
@@ -116,8 +122,10 @@ def _words(plain: str, inside: bool, chinese: bool) -> tuple[str, int] | None:
 
 
 def _singular(word: str) -> str:
-    lowered = word.lower()
-    return lowered[:-1] if len(lowered) > 3 and lowered.endswith("s") else lowered
+    """In lower case without a plural s; what may be an abbreviation (MW, mW) as it is."""
+    if len(word) <= 3:
+        return word
+    return word.lower().removesuffix("s")
 
 
 def _standard(names: list[str]) -> str:

@@ -1,41 +1,103 @@
 """A final answer that is stated in a sentence, without a box: `The answer is $\\frac34$.`
 
-Read in English, Spanish and Chinese. The last sentence states an answer where it has one formula, or
-one number, and nothing that denies it. Words that follow the number come with it (`12 thousand`), and
-so does the arithmetic before an equals sign (`41 = 42`): whether they are true is for the reward.
+Read in English, Spanish and Chinese. The last sentence states an answer where it has one formula,
+or one number, and nothing that denies it. Words that follow the number come with it (`12
+thousand`), and so does the arithmetic before an equals sign (`41 = 42`): whether they are true is
+for the reward.
 """
 
 import re
 
-_SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。\uff01\uff1f])")
 _STATED = re.compile(
-    r"\b(?:answer|solution|result)s?(?: is| are|:| equals)|(?:答案|结果|结论)(?:应该)?(?:是|为|：|:)|答[:：]"
-    r"|(?:故|应)选[:：]?|\b(?:respuesta|soluci[oó]n|resultado)(?: final| correcta)*(?: es|:)",
+    r"\b(?:answer|solution|result)s?(?: is| are|:| equals)"
+    r"|(?:答案|结果|结论)(?:应该)?(?:是|为|\uff1a|:)|答[:\uff1a]|(?:故|应)选[:\uff1a]?"
+    r"|\b(?:respuesta|soluci[oó]n|resultado)(?: final| correcta)*(?: es|:)",
     re.IGNORECASE,
 )
-_MATH = re.compile(r"\$\$([^$]+)\$\$|(?<![\\$])\$([^$]+)(?<!\\)\$(?![0-9])|\\\((.+?)\\\)|\\\[(.+?)\\\]")
+_MATH = re.compile(
+    r"\$\$([^$]+)\$\$|(?<![\\$])\$([^$]+)(?<!\\)\$(?![0-9])|\\\((.+?)\\\)|\\\[(.+?)\\\]"
+)
 _DENIED = re.compile(
-    r"\b(?:not|never|cannot|neither|nor|wrong|incorrect|unknown|less than|more than|at least|at most"
-    r"|no es|nunca|menos de|más de)\b|n't\b|n\u2019t\b|不|没有|至少|至多|超过|少于",
+    r"\b(?:not|never|cannot|neither|nor|wrong|incorrect|unknown|less than|more than|at least"
+    r"|at most|no es|nunca|menos de|más de)\b|n't\b|n\u2019t\b|不|没有|至少|至多|超过|少于",
     re.IGNORECASE,
 )
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]+|(?<=[0-9]))"
 _LETTER = r"[^\W0-9\u4e00-\u9fff]"
 _NUMBER = re.compile(
-    rf"(?<!{_LETTER})(?<![A-Za-z]\()(?<![0-9.,^/*√\\{{\[|<>])[-+\u2212]?{_DIGITS}(?: [0-9]+/[0-9]+|/[0-9]+)?"
-    rf"(?!{_LETTER}|[.,]?[0-9]|[\^/*({{\[|\\])"
+    rf"(?<!{_LETTER})(?<![A-Za-z]\()(?<![0-9.,^/*√\\{{\[|<>])[-+\u2212]?{_DIGITS}"
+    rf"(?: [0-9]+/[0-9]+|/[0-9]+)?(?!{_LETTER}|[.,]?[0-9]|[\^/*({{\[|\\])"
 )
 _WHOLE = re.compile(
-    r"[-+\u2212]?(?:\\?\$|[€£¥])?[0-9](?:[0-9.,]*[0-9])?(?: [0-9]+/[0-9]+|/[0-9]+)?\s?(?:\\?[%°$€£¥])?"
-    r"(?: ?[^\W\d_]+){0,4}"
+    r"[-+\u2212]?(?:\\?\$|[€£¥])?[0-9](?:[0-9.,]*[0-9])?(?: [0-9]+/[0-9]+|/[0-9]+)?\s?"
+    r"(?:\\?[%°$€£¥])?(?:\s?[^\W\d_]++(?: [^\W\d_]++){0,3})?"
 )
+_FORMULA = re.compile(
+    r"(?:[-+*/^=().,\[\]{}<>≤≥√π%°$:;|0-9\s\u2212]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])"
+    r"|\b(?:and|or|sqrt|pi)\b|[和或、及])+"
+)
+_FUNCTION = re.compile(
+    r"\b(?:log|ln|lg|sin|cos|tan|exp|sqrt|root|factorial|squared|cubed|power|base|mod"
+    r"|modulo|ra[ií]z)\b|根号|平方根|次方",
+    re.IGNORECASE,
+)
+_HOPE = re.compile(r"\s*I hope (?:it|this) is correct\.?$")
 _FOLLOWING = re.compile(r"\s?(\\?%|[\u4e00-\u9fff]+|[^\W\d_]+(?: [^\W\d_]+)?)")
 _SENTENCE_GOES_ON = frozenset(
-    "is are was were in for because since so as which that of each left total altogether when if by "
-    "with from at on the a an after before this he she they we it es son en para porque que de del "
-    "el la los las y there".split()
+    [
+        "is",
+        "are",
+        "was",
+        "were",
+        "in",
+        "for",
+        "because",
+        "since",
+        "so",
+        "as",
+        "which",
+        "that",
+        "of",
+        "each",
+        "left",
+        "total",
+        "altogether",
+        "when",
+        "if",
+        "by",
+        "with",
+        "from",
+        "at",
+        "on",
+        "the",
+        "a",
+        "an",
+        "after",
+        "before",
+        "this",
+        "he",
+        "she",
+        "they",
+        "we",
+        "it",
+        "es",
+        "son",
+        "en",
+        "para",
+        "porque",
+        "que",
+        "de",
+        "del",
+        "el",
+        "la",
+        "los",
+        "las",
+        "y",
+        "there",
+    ]
 )
-_ARITHMETIC = re.compile(r"[0-9.,+\-*/×÷·()%^ $\u2212]|[A-Za-z]")
+_ARITHMETIC = re.compile(r"[0-9.,+\-*/\u00d7÷·()%^ $\u2212]|[A-Za-z]")
 _TOKEN = re.compile(r"[^\W0-9_]+|.", re.DOTALL)
 _COMMA = re.compile(r",(?![0-9]{3}(?![0-9]))")
 _WORKED = re.compile(r"<<[^<>]*>>")
@@ -49,20 +111,22 @@ def stated_answer(text: str) -> tuple[str | None, str]:
     lines = [line for line in text.splitlines() if line.strip(" \t*_")]
     if not lines:
         return None, "there is no answer outside the thinking"
-    line = lines[-1].replace("**", "").replace("__", "").strip()
-    sentence = [s for s in _SENTENCE.split(line[-2 * _MAX_SENTENCE :]) if s and s.strip()][-1]
+    line = lines[-1].replace("**", "").replace("__", "").strip()[-2 * _MAX_SENTENCE :]
+    sentences = [s for s in _SENTENCE.split(_HOPE.sub("", line)) if s.strip()]
+    sentence = sentences[-1] if sentences else ""
     if len(sentence) > _MAX_SENTENCE:
         return None, "the last sentence is too long to hold one plain number"
     sentence = _WORKED.sub("", sentence)
     marks = list(_STATED.finditer(sentence))
     claim = sentence[marks[-1].end() :] if marks else sentence
-    claim = claim.strip().lstrip(":： ").rstrip(".!。！ ")
+    claim = claim.strip().lstrip(":\uff1a ").rstrip(".!。\uff01 ")
     if _DENIED.search(sentence if marks else claim):
         return None, "the last sentence denies something"
     formulas = list(_MATH.finditer(claim))
     if formulas:
         return _one_formula(claim, formulas)
-    if marks and (_WHOLE.fullmatch(claim) or (not re.search("[0-9]", claim) and claim)):
+    whole = _WHOLE.fullmatch(claim) or _FORMULA.fullmatch(claim)
+    if marks and claim and (whole or not re.search("[0-9]", claim)):
         return (claim, "") if len(claim) <= _MAX_WORDS else (None, "no short answer and no box")
     return _one_number(claim)
 
@@ -77,6 +141,8 @@ def _one_formula(claim: str, formulas: list[re.Match[str]]) -> tuple[str | None,
 
 def _one_number(claim: str) -> tuple[str | None, str]:
     head, equals, tail = claim.rpartition("=")
+    if _FUNCTION.search(claim):
+        return None, "a function of a number in the last sentence and no box"
     numbers = list(_NUMBER.finditer(tail))
     written = re.findall(r"[0-9]+(?:[.,/ ]?[0-9]+)*", tail)
     if len({n.group() for n in numbers}) != 1 or len(written) != len(numbers):

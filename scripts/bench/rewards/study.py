@@ -1,9 +1,10 @@
 """`python -m conjoint.scripts.bench.rewards.study`: how often the math reward is wrong.
 
-Grades references against rewritings of themselves (a refusal is false) and near misses (a payment is
-false), by the reward and by math-verify as it comes, and prints a table in Markdown. References are
-generated (`mutations.py`) and, where the folder of `data=` has them, those of GSM8K's test set and
-its labelled mathematics. The full study takes some minutes.
+Grades references against rewritings of themselves (a refusal is false) and near misses (a payment
+is false), by the reward and by math-verify as it comes, and prints a table in Markdown. References
+are generated (`mutations.py`) and, where the folder of `data=` has them, those of GSM8K's test set
+and the labelled answers of its `reports`. The full study takes
+a minute or two of CPU; `every=1` gives math-verify all references, `references=` sets their number.
 """
 
 import asyncio
@@ -18,9 +19,12 @@ from random import Random
 from conjoint.envs.types import Task
 from conjoint.rewards.math.reward import MathVerifier
 from conjoint.rewards.math.symbolic import plain_verdict
-from conjoint.scripts.bench.rewards.mutations import Case, cases, number_case
+from conjoint.scripts.bench.rewards.mutations import FORMS, Case, cases, number_case
 
 REFERENCES = 2_220
+REPORTED = "reported"
+_EVERY = 5
+"""math-verify, some 30 times as slow, grades every fifth reference."""
 _DATA = Path("../shared/data")
 
 
@@ -46,12 +50,9 @@ class Tally:
 
 def labelled(case: Case) -> Iterator[tuple[str, bool]]:
     """The case's answers with their labels."""
-    yield from ((answer, True) for answer in case.same)
-    yield from ((answer, False) for answer in case.other)
-
-
-def response(answer: str) -> str:
-    return f"We work it out.\nThe answer is $\\boxed{{{answer}}}$."
+    form = "{}" if case.form == REPORTED else "We work it out.\nThe answer is $\\boxed{{{}}}$."
+    yield from ((form.format(answer), True) for answer in case.same)
+    yield from ((form.format(answer), False) for answer in case.other)
 
 
 async def ours(found: Iterable[Case]) -> Tally:
@@ -59,12 +60,12 @@ async def ours(found: Iterable[Case]) -> Tally:
     tally, verifier = Tally(), MathVerifier()
     try:
         await verifier.start()
-        began = time.perf_counter()
+        began = time.process_time()
         for case in found:
-            for answer, right in labelled(case):
-                score = await verifier(Task.make("math", "?", case.gold), response(answer))
-                tally.add(case.gold, answer, right, score.value == 1.0)
-        tally.seconds = time.perf_counter() - began
+            for response, right in labelled(case):
+                score = await verifier(Task.make("math", "?", case.gold), response)
+                tally.add(case.gold, response, right, score.value == 1.0)
+        tally.seconds = time.process_time() - began
     finally:
         verifier.close()
     return tally
@@ -73,16 +74,16 @@ async def ours(found: Iterable[Case]) -> Tally:
 def theirs(found: Iterable[Case]) -> Tally:
     """math-verify's verdicts; what it raises on is refused."""
     tally = Tally()
-    plain_verdict("1", response("1"))
-    began = time.perf_counter()
+    plain_verdict("1", "\\boxed{1}")
+    began = time.process_time()
     for case in found:
-        for answer, right in labelled(case):
+        for response, right in labelled(case):
             try:
-                paid = plain_verdict(case.gold, response(answer))
+                paid = plain_verdict(case.gold, response)
             except Exception:
                 paid = False
-            tally.add(case.gold, answer, right, paid)
-    tally.seconds = time.perf_counter() - began
+            tally.add(case.gold, response, right, paid)
+    tally.seconds = time.process_time() - began
     return tally
 
 
@@ -95,37 +96,55 @@ def gsm8k(folder: Path, seed: int) -> list[Case]:
     return [number_case("gsm8k", row["answer"].rpartition("#### ")[2].strip(), rng) for row in rows]
 
 
+def reported(folder: Path) -> list[Case]:
+    """The labelled mathematics of the folder's `reports`; responses are whole."""
+    found = []
+    for path in sorted((folder / "reports").glob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if row.get("kind") == "math" and "want" in (row.get("meta") or {}):
+                whole = (row["response"],)
+                right, wrong = (whole, ()) if row["meta"]["want"] == 1 else ((), whole)
+                found.append(Case(REPORTED, row["reference"], right, wrong))
+    return found
+
+
 def table(tallies: dict[str, tuple[Tally, Tally]]) -> str:
-    """The figures of both graders in Markdown; a pair of columns holds ours and math-verify's."""
+    """The figures of both graders in Markdown."""
     lines = [
-        "| references | rewritings | refused: ours | math-verify | near misses | paid: ours | math-verify |",
-        "|---|---|---|---|---|---|---|",
+        "| references | grader | rewritings refused | near misses paid | answers a second |",
+        "|---|---|---|---|---|",
     ]
-    for name, (one, other) in tallies.items():
-        lines.append(
-            f"| {name} | {one.same} | {_share(one.refused, one.same)} | {_share(other.refused, other.same)} "
-            f"| {one.other} | {_share(one.accepted, one.other)} | {_share(other.accepted, other.other)} |"
-        )
+    for name, pair in tallies.items():
+        for grader, tally in zip(("conjoint", "math-verify"), pair, strict=True):
+            rate = (tally.same + tally.other) / max(tally.seconds, 1e-9)
+            refused, paid = _share(tally.refused, tally.same), _share(tally.accepted, tally.other)
+            lines.append(f"| {name} | {grader} | {refused} | {paid} | {rate:,.0f} |")
     return "\n".join(lines)
 
 
 def _share(count: int, total: int) -> str:
-    return f"{count} ({100 * count / total:.2f} %)" if total else "-"
+    return f"{count} of {total} ({100 * count / max(total, 1):.2f} %)"
 
 
 def main(arguments: list[str]) -> int:
     """Print the table, the speed of both, and what the reward got wrong."""
     given = dict(argument.split("=", 1) for argument in arguments)
     count, folder = int(given.get("references", REFERENCES)), Path(given.get("data", _DATA))
-    sources = {"generated": cases(count, seed=0), "GSM8K test": gsm8k(folder, seed=0)}
+    step = int(given.get("every", _EVERY))
+    sources = {
+        f"generated, {len(FORMS)} forms": cases(count, seed=0),
+        "GSM8K test": gsm8k(folder, seed=0),
+        "reports": reported(folder),
+    }
     tallies: dict[str, tuple[Tally, Tally]] = {}
     for name, found in sources.items():
         if found:
-            tallies[name] = (asyncio.run(ours(found)), theirs(found))
+            few = found if found[0].form == REPORTED else found[::step]
+            tallies[name] = (asyncio.run(ours(found)), theirs(few))
     print(table(tallies))
-    for name, (one, other) in tallies.items():
-        print(f"{name}: {other.seconds / one.seconds:.1f} times as fast as math-verify")
-        print("\n".join(f"  {line}" for line in one.wrong[:200]))
+    for one, _ in tallies.values():
+        print("".join(f"{line}\n" for line in one.wrong[:200]), end="")
     return 0
 
 

@@ -31,8 +31,9 @@ _DECIMAL = re.compile(r"(?<![0-9.])([0-9]*)\.([0-9]+)(?![0-9.])")
 def refusal(answer: str, gold: str) -> str:
     """Why `answer` is not handed to sympy; "" where it may be.
 
-    Sums, limits and the like are, where gold has them too. What the parser drops (marks, subscripts,
-    wrappers) is refused in both."""
+    Sums and limits are, where gold has them too. What the parser would drop (marks, subscripts,
+    wrappers) is refused in both.
+    """
     if len(answer) > _MAX_LENGTH or len(gold) > _MAX_LENGTH:
         return f"longer than {_MAX_LENGTH} characters"
     if not _ALLOWED.fullmatch(answer + gold):

@@ -152,6 +152,8 @@ def test_equal_answers_pay_without_a_worker(gold: object, answer: str) -> None:
         ("1024", "2^{10}"),
         ("42", "42x"),
         ("42", "42 million"),
+        ("42", "41 = 42"),
+        ("12", "12 thousands"),
         ("42", "0/0"),
         ("0", "\\frac{0}{0}"),
         ("42", "4\u200b2"),
@@ -306,6 +308,12 @@ def test_what_values_cannot_tell_is_left_to_sympy(gold: str, answer: str) -> Non
     assert same_value(gold, answer) is None
 
 
+def test_a_small_term_beside_a_huge_one_is_seen() -> None:
+    assert same_value("2^{2005}+\\sqrt{2}", "2^{2005}+\\sqrt{3}") is False
+    assert same_value("2^{2005}+\\sqrt{8}", "2\\sqrt{2}+2^{2005}") is True
+    assert same_value("10^{-50}\\sqrt{2}", "10^{-51}\\sqrt{2}") is False
+
+
 def test_values_and_sympy_agree() -> None:
     made = [
         (gold, final_answer(response).answer or "", paid)
@@ -342,6 +350,28 @@ def test_long_garbage_is_read_in_linear_time() -> None:
         final_answer(unit * (size // len(unit)))
         assert time.monotonic() - began < 1.0, unit
     assert final_answer("1" * 200_000).answer is None
+
+
+def test_an_answer_of_any_length_is_compared_in_bounded_time() -> None:
+    for unit in (
+        "(",
+        "\\{",
+        "1,",
+        "x=",
+        "\\pm ",
+        "a and ",
+        "<",
+        "\\frac{1}{",
+        "|",
+        "1 base ",
+        "十",
+    ):
+        answer = unit * (1_990 // len(unit))
+        began = time.monotonic()
+        assert score("1,2", f"\\boxed{{{answer}}}").value == 0.0
+        assert score("1,2", f"The answer is {answer}").value == 0.0
+        assert time.monotonic() - began < 5.0, unit
+    assert score("1", f"\\boxed{{{'1' * 3_000}}}").value == 0.0
 
 
 def test_visible_text_is_what_follows_the_thinking() -> None:

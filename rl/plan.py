@@ -79,7 +79,7 @@ def prepare(cfg: Config) -> Plan:
     if any("safety" in cfg.reward.kinds[kind] for kind in cfg.kinds):
         load_rubrics([cfg.reward.safety_rubric], key="reward.safety_rubric")
     own, prompts = load_own_rewards(cfg.reward), Prompts(cfg, model)
-    tasks, ptx_rows = build_tasks(cfg, own, prompts), _ptx_rows(cfg)
+    tasks, ptx_rows = build_tasks(cfg, own, prompts), read_ptx(cfg)
     if cfg.judge.policy == "promoted" and not tasks.judge_pairs:
         raise ConjointError(
             "judge.policy=promoted compares critics on held-out verifiable pairs, and there are "
@@ -103,6 +103,7 @@ def prepare(cfg: Config) -> Plan:
     return Plan(cfg, tasks, rubrics, own, ptx_rows, model, agents, ptx)
 
 
+<<<<<<< HEAD
 def _check_columns(kind: str, columns: Sequence[str], first: Task) -> None:
     """Raises ConjointError for a column that the first row of the kind does not have."""
     for name in columns:
@@ -115,6 +116,9 @@ def _check_columns(kind: str, columns: Sequence[str], first: Task) -> None:
 
 
 def _ptx_rows(cfg: Config) -> list[tuple[str, Any]]:
+=======
+def read_ptx(cfg: Config) -> list[tuple[str, Any]]:
+>>>>>>> g-rows
     """Rows of the PTX loss as (place for error messages, fields); none if PTX is off."""
     if not cfg.ptx.enabled:
         return []

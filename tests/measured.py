@@ -20,9 +20,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-BUDGET_S = 1700
-"""CPU seconds that the whole suite may take; the aim is 1,500 (docs/testing.md). Whoever adds a
-test makes an old one cheaper."""
+BUDGET_S = 2400
+"""CPU seconds that the whole suite may take. The aim is 1,500 on a quiet machine (docs/testing.md);
+beside other work the same tests take a third more. Whoever adds a test makes an old one cheaper."""
 NOTES = "CONJOINT_TEST_NOTES"
 """Environment variable: the folder where each test process leaves its seconds by file."""
 _PR_SET_CHILD_SUBREAPER = 36

@@ -38,7 +38,7 @@ from conjoint.rl.learner.batch import Batch, make_batch
 from conjoint.rl.learner.deepspeed_config import deepspeed_config
 from conjoint.rl.learner.group import LearnerGroup, RankArguments
 from conjoint.rl.learner.rank import LearnerRank
-from conjoint.rl.plan import prepare
+from conjoint.rl.plan import read_ptx
 from tests.fakes import CharRenderer, tiny_llama
 
 GROUPS = ("advantage", "checkpoint", "learner", "loss", "mismatch", "optim", "ptx")
@@ -61,7 +61,7 @@ class Probe:
 
     @cached_property
     def ptx(self) -> PtxStream:
-        rows = prepare(self.config).ptx_rows
+        rows = read_ptx(self.config)
         return PtxStream(rows, CharRenderer(), self.config.ptx, self.config.seed)
 
     @cached_property

@@ -103,7 +103,6 @@ def prepare(cfg: Config) -> Plan:
     return Plan(cfg, tasks, rubrics, own, ptx_rows, model, agents, ptx)
 
 
-<<<<<<< HEAD
 def _check_columns(kind: str, columns: Sequence[str], first: Task) -> None:
     """Raises ConjointError for a column that the first row of the kind does not have."""
     for name in columns:
@@ -115,10 +114,7 @@ def _check_columns(kind: str, columns: Sequence[str], first: Task) -> None:
             )
 
 
-def _ptx_rows(cfg: Config) -> list[tuple[str, Any]]:
-=======
 def read_ptx(cfg: Config) -> list[tuple[str, Any]]:
->>>>>>> g-rows
     """Rows of the PTX loss as (place for error messages, fields); none if PTX is off."""
     if not cfg.ptx.enabled:
         return []

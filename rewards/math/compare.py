@@ -144,6 +144,8 @@ def _members(text: str) -> tuple[list[Named], str] | None:
 
     `x = \\pm 3` and `x = 3, -3` are two items named x; `(x, y) = (2, 3)` has one for each name.
     """
+    if quantity(text):
+        return None  # the comma of 2,125
     name, value = "", text
     if _bare_list(text) is None:
         if "=" in text and (found := assigned(text)):

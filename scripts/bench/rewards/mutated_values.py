@@ -283,6 +283,7 @@ def factorial(rng: Random) -> Made:
         f"{n}!",
         [f"{n} \\cdot {n - 1}!", f"{n - 1}! \\cdot {n}", f"\\frac{{{n + 1}!}}{{{n + 1}}}",
         f"({n})!"],
-        [str(n), f"{n + 1}!", f"{n - 1}!", f"-{n}!", f"{n}!!", f"{n}^{{{n}}}", f"({n}!)!",
+        [str(n), f"{n + 1}!", f"{n - 1}!", f"-{n}!", f"{n}!-1", f"{n}^{{{n}}}",
+        f"\\frac{{{n}!}}{{3}}",
         f"{n}! + 1", f"\\frac{{{n}!}}{{2}}", f"!{n}"],
     )  # fmt: skip

@@ -26,12 +26,12 @@ class RewardContext:
     """Turns messages into tokens for `sampler`."""
     seed: int = 0
     """Seed of the reward's own draws."""
+    judge: "ChatPolicy | None" = None
+    """A judge with a chat interface, such as an endpoint; None asks `sampler`."""
     step: int = 0
     """Steps done."""
     num_steps: int = 0
     """Steps of the run; 0 outside one."""
-    judge: "ChatPolicy | None" = None
-    """A judge with a chat interface, such as an endpoint; None asks `sampler`."""
 
     async def ask_judge(
         self,

@@ -144,8 +144,8 @@ class Learner:
             policy, ptx = self._logprobs(micro)
             inputs = LossInputs(
                 logprobs=policy,
-                # A batch is one update here, so the policy that sampled is the current policy.
-                old_logprobs=policy.detach(),
+                # The old policy is the one that sampled, as K2 has it (loss.old).
+                old_logprobs=torch.from_numpy(micro.behavior_logprobs),
                 # No correction: unlike vLLM, this sampler agrees with the learner (mismatch.py).
                 weights=torch.ones_like(policy),
                 advantages=torch.from_numpy(micro.advantages),

@@ -146,7 +146,7 @@ class Probe:
 
 def _silent() -> Any:
     method = SimpleNamespace(remote=lambda *_: asyncio.get_running_loop().create_future())
-    return SimpleNamespace(address=method, call=method)
+    return SimpleNamespace(meeting=method, call=method)
 
 
 def groups(step: int) -> list[Group]:

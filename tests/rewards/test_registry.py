@@ -87,7 +87,7 @@ async def test_its_scores_are_a_judges_opinion_and_prove_nothing(haiku: Reward):
     assert [score.value for t in answers for score in t.scores] == [1.0, 0.0]
     assert all(score.judged for t in answers for score in t.scores)
     assert [correctness(t) for t in answers] == [None, None]
-    assert critic_tasks([group], CriticConfig(), 0, judge=none) == []
+    assert critic_tasks([group], CriticConfig(), 0, judge=none, due=2, step=0) == []
 
 
 @pytest.mark.parametrize("name", list(REWARDS))

@@ -254,7 +254,8 @@ async def test_the_nucleus_of_a_kind_reaches_the_engine_and_the_batch(tmp_path: 
             asked.setdefault("judge" if "Judge:" in text else "policy", set()).add(top_p)
             return await super().__call__(tokens, top_p=top_p, **how)
 
-    system = build(tmp_path / "run", "rollout.top_p.math=0.75", engine=Listening(answer))
+    keys = ["rollout.top_p.math=0.75", "loss.old=learner"]
+    system = build(tmp_path / "run", *keys, engine=Listening(answer))
     await train(system)
     assert asked == {"policy": {1.0, 0.75}, "judge": {1.0}}
     rows = read_jsonl(system.record.folder.rollouts_of(1))

@@ -24,6 +24,7 @@ _NOBODY = 65534
 _USERS = ("root", "unprivileged")
 _PARTS = {
     "rewards": "conjoint/rewards",
+    "envs/text.py": "conjoint/envs/text.py",
     "envs/types.py": "conjoint/envs/types.py",
     "tests/rewards/sandbox": "tests/rewards/sandbox",
 }

@@ -192,15 +192,20 @@ async def lose(bench: Bench, slot: int, number: int, role: str) -> None:
     assert {answer.version for answer in answers} == {1}
     metrics = bench.engine.drain_metrics()
     assert metrics["engine/deaths"] == 1.0 and metrics["engine/requeued"] == held
-    await asyncio.to_thread(until, lambda: not worker.belongings.processes(), 30)
-    assert worker.belongings.processes() == [] and not any(map(psutil.pid_exists, alive(owned)))
+    # A process that is being taken down loses its mark before it is gone.
+    gone = await asyncio.to_thread(until, lambda: not worker.belongings.processes(), 30)
+    assert gone and await asyncio.to_thread(until, lambda: not alive(owned), 30)
     assert not any(os.path.exists(path) for path in worker.belongings.segments)
 
 
 def alive(pids: list[int]) -> list[int]:
-    """Those that are no zombies."""
-    found = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
-    return [p.pid for p in found if p.status() != psutil.STATUS_ZOMBIE]
+    """Those that have not ended; a zombie has."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                found.append(pid)
+    return found
 
 
 @on_one_loop

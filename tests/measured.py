@@ -21,8 +21,8 @@ from collections import Counter
 from pathlib import Path
 
 BUDGET_S = 2800
-"""CPU seconds that the whole suite may take. The aim is 1,500 (docs/testing.md); the same tests take
-a third more on slow days of one machine. Whoever adds a test makes an old one cheaper."""
+"""CPU seconds that the whole suite may take. The aim is 1,500 (docs/testing.md); the same tests
+take a third more in slow hours of one machine. Whoever adds a test makes an old one cheaper."""
 NOTES = "CONJOINT_TEST_NOTES"
 """Environment variable: the folder where each test process leaves its seconds by file."""
 _PR_SET_CHILD_SUBREAPER = 36

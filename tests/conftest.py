@@ -9,7 +9,6 @@ import pytest
 
 from tests.measured import NOTES, Meter
 
-os.environ.setdefault("RAY_worker_niceness", "0")  # as `start_ray` does for a run
 # Several processes share the cores: threads that spin while they wait would take them from others.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -23,7 +23,7 @@ from conjoint.rl.config.tree import Config
 from conjoint.rl.learner.batch import Batch, MicroBatch, Update
 from conjoint.rl.models.resolve import check_model_folder
 from conjoint.rl.nano.start_policy import check_model
-from conjoint.rl.resume.resume import of_today, with_changes
+from conjoint.rl.resume.resume import with_changes
 from conjoint.rl.run.folder import whole_folder
 from conjoint.rl.run.manifest import damage, write_manifest
 from conjoint.rl.run.versions import collect_versions
@@ -124,7 +124,7 @@ def open_replay(overrides: Sequence[str]) -> tuple[Dump, Config, Path]:
     """
     place = next(o.partition("=")[2] for o in overrides if o.startswith("replay="))
     dump = read_dump(Path(place))
-    cfg = with_changes(of_today(dump.facts["config"]), overrides, f"replay={place}")
+    cfg = with_changes(dump.facts["config"], overrides, f"replay={place}")
     other = any(o.startswith("model=") for o in overrides)
     model = check_model(cfg.model) if other else check_model_folder(dump.model)
     if model is None:

@@ -142,11 +142,6 @@ def _stored(folder: RunFolder) -> dict[str, Any]:
         stored = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ConjointError(f"{folder.config} is not valid YAML ({error}); restore it.") from error
-    return of_today(stored)
-
-
-def of_today(stored: dict[str, Any]) -> dict[str, Any]:
-    """A stored configuration, changed in place, with the keys of today and the meaning of then."""
     for key in _RETIRED:
         above, _, last = key.rpartition(".")
         (stored.get(above, {}) if above else stored).pop(last, None)

@@ -173,6 +173,17 @@ async def test_a_run_that_stored_keys_of_an_earlier_version_resumes(run: RunFold
     assert resume.changed == {} and "bench" not in asdict(cfg)
 
 
+async def test_a_run_from_before_loss_old_keeps_the_learner_as_its_old_policy(
+    run: RunFolder,
+) -> None:
+    stored = yaml.safe_load(run.config.read_text())
+    del stored["loss"]["old"]
+    stored["mismatch"]["correction"] = "truncate"
+    run.config.write_text(yaml.safe_dump(stored))
+    cfg, resume = open_resume([f"resume={run.path}"])
+    assert (cfg.loss.name, cfg.loss.old_policy) == ("k2", "learner") and resume.changed == {}
+
+
 async def test_keys_that_train_nothing_may_change_and_are_recorded(run: RunFolder) -> None:
     cfg, resume = open_resume(
         [f"resume={run.path}", "num_steps=6", "eval.every=2", "guard.max_gap=0.5"]
